@@ -1,0 +1,23 @@
+"""The one container that every part of the package passes around."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+Params = Any
+Metrics = dict[str, Array]
+
+
+class Transition(NamedTuple):
+    """A minibatch of transitions, `[B, ...]` each, float32.
+
+    `masks` [B] is 1 where the next state's value may be bootstrapped and 0 after a terminal; a time-limit
+    truncation is not a terminal.
+    """
+
+    observations: Array  # [B, O]
+    actions: Array  # [B, A], in [-1, 1]
+    rewards: Array  # [B]
+    masks: Array  # [B]
+    next_observations: Array  # [B, O]

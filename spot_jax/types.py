@@ -21,3 +21,15 @@ class Transition(NamedTuple):
     rewards: Array  # [B]
     masks: Array  # [B]
     next_observations: Array  # [B, O]
+
+
+def unpack(rows: Any, observation_dim: int, action_dim: int) -> Transition:
+    """Splits packed rows `[..., 2 * O + A + 2]` (NumPy or JAX) into a `Transition`.
+
+    The columns are observations, actions, rewards, masks, next observations: a dataset is one array on the device,
+    so that a minibatch is one gather.
+    """
+    o, a = observation_dim, action_dim
+    return Transition(
+        rows[..., :o], rows[..., o : o + a], rows[..., o + a], rows[..., o + a + 1], rows[..., o + a + 2 :]
+    )

@@ -1,0 +1,111 @@
+"""Flax modules of SPOT: the policy, the twin critic and the behaviour density's conditional VAE (SPEC: paper, App. C).
+
+Every layer starts as PyTorch's `Linear` does, weights and biases uniform in ±1/√fan_in, as the authors' code does.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from spot_jax.types import Array
+
+LOG_STD_RANGE = (-4.0, 15.0)
+
+
+def uniform(bound: float) -> Callable[..., Array]:
+    """An initialiser that draws from U(-bound, bound)."""
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def dense(x: Array, features: int, bound: float | None = None) -> Array:
+    """Applies a new linear layer `[..., I] -> [..., features]`, weights and biases from U(±bound), default 1/√I."""
+    init = uniform(x.shape[-1] ** -0.5 if bound is None else bound)
+    return nn.Dense(features, kernel_init=init, bias_init=init)(x)
+
+
+class MLP(nn.Module):
+    """ReLU layers of `hidden_dims`, each followed by dropout, then a linear layer of `output_dim` values.
+
+    `output_init` is the bound of the last layer's uniform initialisation (None: PyTorch's default).
+    """
+
+    hidden_dims: tuple[int, ...]
+    output_dim: int
+    output_init: float | None = None
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Array, deterministic: bool = True) -> Array:
+        """`[..., I] -> [..., output_dim]`; dropout needs the rng 'dropout' unless `deterministic`."""
+        for features in self.hidden_dims:
+            x = nn.relu(dense(x, features))
+            if self.dropout > 0:
+                x = nn.Dropout(self.dropout)(x, deterministic=deterministic)
+        return dense(x, self.output_dim, self.output_init)
+
+
+class Actor(nn.Module):
+    """Deterministic policy π(s): observations `[..., O]` to actions `[..., A]` in [-1, 1]."""
+
+    action_dim: int
+    hidden_dims: tuple[int, ...] = (256, 256)
+    output_init: float | None = None
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, observations: Array, deterministic: bool = True) -> Array:
+        mlp = MLP(self.hidden_dims, self.action_dim, self.output_init, self.dropout)
+        return jnp.tanh(mlp(observations, deterministic))
+
+
+class DoubleCritic(nn.Module):
+    """Twin critics: (observations `[..., O]`, actions `[..., A]`) to values `[2, ...]`, one row per critic."""
+
+    hidden_dims: tuple[int, ...] = (256, 256)
+    output_init: float | None = None
+
+    @nn.compact
+    def __call__(self, observations: Array, actions: Array) -> Array:
+        twin = nn.vmap(MLP, variable_axes={'params': 0}, split_rngs={'params': True}, in_axes=None, axis_size=2)
+        x = jnp.concatenate([observations, actions], axis=-1)
+        return twin(self.hidden_dims, 1, self.output_init)(x)[..., 0]
+
+
+class CVAE(nn.Module):
+    """Conditional VAE of the behaviour policy: encoder q(z|s, a) and decoder p(a|s, z).
+
+    `latent_dim` is twice `action_dim` unless given.
+    """
+
+    action_dim: int
+    hidden_dims: tuple[int, ...] = (750, 750)
+    latent_dim: int | None = None
+
+    @property
+    def num_latents(self) -> int:
+        """The latent dimension Z in use."""
+        return 2 * self.action_dim if self.latent_dim is None else self.latent_dim
+
+    def setup(self) -> None:
+        self.encoder = MLP(self.hidden_dims, 2 * self.num_latents)
+        self.decoder = MLP(self.hidden_dims, self.action_dim)
+
+    def encode(self, observations: Array, actions: Array) -> tuple[Array, Array]:
+        """(`[..., O]`, `[..., A]`) to the mean and standard deviation of q(z|s, a), `[..., Z]` each.
+
+        One output layer of 2Z units is the authors' two heads side by side: same values, same initialisation.
+        """
+        x = self.encoder(jnp.concatenate([observations, actions], axis=-1))
+        mean, log_std = jnp.split(x, 2, axis=-1)
+        return mean, jnp.exp(jnp.clip(log_std, *LOG_STD_RANGE))
+
+    def decode(self, observations: Array, latents: Array) -> Array:
+        """(`[..., O]`, `[..., Z]`) to the mean of p(a|s, z), `[..., A]` in [-1, 1]."""
+        return jnp.tanh(self.decoder(jnp.concatenate([observations, latents], axis=-1)))
+
+    def __call__(self, observations: Array, actions: Array, noise: Array) -> Array:
+        """Reconstructs actions `[..., A]` through one latent sample, made from standard normal `noise` `[..., Z]`."""
+        mean, std = self.encode(observations, actions)
+        return self.decode(observations, mean + std * noise)

@@ -34,7 +34,7 @@ def cvae_loss_fn(params: Params, cvae: CVAE, batch: Transition, noise: Array, be
     recon_loss = jnp.mean((decoded - batch.actions) ** 2)
     kl_loss = jnp.mean(kl_divergence(mean, std))
     loss = recon_loss + beta * kl_loss
-    return loss, {'cvae/loss': loss, 'cvae/recon_loss': recon_loss, 'cvae/kl_loss': kl_loss}
+    return loss, {'cvae_loss': loss, 'recon_loss': recon_loss, 'kl_loss': kl_loss}
 
 
 def decoder_variance(cvae: CVAE, beta: Array) -> Array:

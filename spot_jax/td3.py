@@ -92,7 +92,7 @@ def critic_loss_fn(params: Params, td3: TD3, batch: Transition, target_q: Array)
     """The sum over both critics of the mean squared error to `target_q` [B]."""
     q = td3.critic.apply(params, batch.observations, batch.actions)
     loss = jnp.sum(jnp.mean((q - target_q) ** 2, axis=-1))
-    return loss, {'critic/loss': loss, 'critic/q': jnp.mean(q)}
+    return loss, {'critic_loss': loss, 'q': jnp.mean(q)}
 
 
 def actor_loss_fn(
@@ -106,12 +106,12 @@ def actor_loss_fn(
 ) -> tuple[Array, Metrics]:
     """−mean Q1(s, π(s)) / mean |Q1|, plus λ times the mean penalty. Only the actor's parameters get gradients."""
     actions = td3.actor.apply(params, batch.observations, deterministic=False, rngs={'dropout': noise.actor_dropout})
-    q1 = td3.critic.apply(critic_params, batch.observations, actions)[0]
+    q1 = td3.critic.first(critic_params, batch.observations, actions)
     magnitude = jax.lax.stop_gradient(jnp.mean(jnp.abs(q1)))
     scale = 1.0 / magnitude if td3.normalize_q else 1.0
     penalty = jnp.mean(td3.regularizer.penalty(density_params, batch, actions, noise.regularizer, hypers.beta))
     loss = -scale * jnp.mean(q1) + hypers.regularizer_weight * penalty
-    return loss, {'actor/loss': loss, 'actor/q': jnp.mean(q1), 'actor/q_magnitude': magnitude, 'actor/penalty': penalty}
+    return loss, {'actor_loss': loss, 'actor_q': jnp.mean(q1), 'q_magnitude': magnitude, 'penalty': penalty}
 
 
 def update_critic(

@@ -1,0 +1,33 @@
+"""AntMaze with the authors' settings: `--config=experiments/antmaze.py:large-diverse` (default: umaze).
+
+Presets: umaze, umaze-diverse, medium-play, medium-diverse, large-play, large-diverse, on Minari's D4RL/antmaze sets.
+"""
+
+from spot_jax.config import preset_config
+
+COMMON = {
+    'task': 'antmaze',
+    'actor.lr': 1e-4,
+    'actor.output_init': 1e-3,
+    'critic.output_init': 3e-3,
+    'evaluation.interval': 50_000,
+    'evaluation.episodes': 100,
+}
+
+WEIGHTS = {
+    'umaze': 0.25,
+    'umaze-diverse': 0.25,
+    'medium-play': 0.05,
+    'medium-diverse': 0.025,
+    'large-play': 0.025,
+    'large-diverse': 0.025,
+}
+
+PRESETS = {
+    name: {'dataset_id': f'D4RL/antmaze/{name}-v1', 'regularizer.weight': weight} for name, weight in WEIGHTS.items()
+}
+
+
+def get_config(name: str = 'umaze'):
+    """The config of a preset."""
+    return preset_config(PRESETS, name or 'umaze', COMMON)

@@ -1,0 +1,36 @@
+"""Gym-MuJoCo locomotion with the authors' settings: `--config=experiments/mujoco.py:hopper-medium`.
+
+Presets: {halfcheetah,hopper,walker2d}-{medium,medium-replay,medium-expert}. Minari has the medium sets; the others are
+D4RL's HDF5 files, imported under the ids named here: see `python -m spot_jax.datasets import-d4rl --help`.
+"""
+
+from spot_jax.config import preset_config
+
+COMMON = {
+    'task': 'locomotion',
+    'normalize_observations': True,
+    'actor.dropout': 0.1,
+}
+
+WEIGHTS = {
+    'halfcheetah': {'medium': 0.05, 'medium-replay': 0.05, 'medium-expert': 1.0},
+    'hopper': {'medium': 0.1, 'medium-replay': 0.1, 'medium-expert': 0.2},
+    'walker2d': {'medium': 0.2, 'medium-replay': 0.2, 'medium-expert': 0.5},
+}
+
+DATASETS = {
+    'medium': 'mujoco/{}/medium-v0',
+    'medium-replay': 'd4rl/{}/medium-replay-v2',
+    'medium-expert': 'd4rl/{}/medium-expert-v2',
+}
+
+PRESETS = {
+    f'{robot}-{kind}': {'dataset_id': DATASETS[kind].format(robot), 'regularizer.weight': weight}
+    for robot, weights in WEIGHTS.items()
+    for kind, weight in weights.items()
+}
+
+
+def get_config(name: str = 'hopper-medium'):
+    """The config of a preset."""
+    return preset_config(PRESETS, name or 'hopper-medium', COMMON)

@@ -1,0 +1,28 @@
+"""PointMaze on data made on the spot: `--config=experiments/pointmaze.py:medium` (default: umaze).
+
+Presets: umaze, medium, large. The dataset is generated on first use. The authors have no settings for it: these are ours,
+with networks small enough for a population to train in minutes on two CPU cores.
+"""
+
+from spot_jax.config import preset_config
+
+COMMON = {
+    'task': 'pointmaze',
+    'cvae.hidden_dims': (256, 256),
+    'cvae.steps': 10_000,
+    'regularizer.weight': 0.25,
+    'evaluation.episodes': 50,
+    'checkpoint.interval': 10_000,
+}
+
+PRESETS = {
+    'umaze': {'offline.steps': 20_000},
+    'medium': {'offline.steps': 100_000, 'evaluation.interval': 20_000},
+    'large': {'offline.steps': 200_000, 'evaluation.interval': 20_000},
+}
+
+
+def get_config(name: str = 'umaze'):
+    """The config of a preset."""
+    name = name or 'umaze'
+    return preset_config(PRESETS, name, COMMON | {'dataset_id': f'spot_jax/pointmaze/{name}-v0'})

@@ -1,0 +1,138 @@
+"""Every option of a run, in one tree; `experiments/*.py` fill it in, `--config.FIELD=VALUE` overrides it."""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+from spot_jax.errors import InputError
+from spot_jax.regularizers import PENALTIES, REGULARIZERS
+from spot_jax.tasks import TASKS
+from spot_jax.td3 import Hyperparameters
+
+# Where each traced hyperparameter's value comes from when the grid does not vary it.
+HYPERPARAMETERS = {
+    'regularizer_weight': 'regularizer.weight',
+    'actor_lr': 'actor.lr',
+    'critic_lr': 'critic.lr',
+    'discount': 'discount',
+    'beta': 'cvae.beta',
+    'tau': 'tau',
+    'policy_noise': 'policy_noise',
+    'noise_clip': 'noise_clip',
+}
+
+
+class Member(NamedTuple):
+    """One member of a population."""
+
+    seed: int
+    hyperparameters: dict[str, float]
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """The settings that most tasks share (SPEC: paper, Table 5); a preset changes what its task needs."""
+    config = ml_collections.ConfigDict(
+        {
+            'dataset_id': placeholder(str),
+            'task': 'locomotion',  # rule for observations, rewards and terminals: see tasks.py
+            'seeds': (0,),
+            'grid': {name: () for name in HYPERPARAMETERS},  # values to span; empty: the field's own value
+            'batch_size': 256,
+            'log_interval': 1000,  # gradient steps between two rows of metrics, and between two host syncs
+            'normalize_observations': False,  # (s − mean) / (std + 1e-3)
+            'discount': 0.99,
+            'tau': 0.005,
+            'policy_noise': 0.2,
+            'noise_clip': 0.5,
+            'policy_freq': 2,  # critic updates per actor and target update
+            'normalize_q': True,  # divide the actor's Q by its mean magnitude
+            'actor': {
+                'hidden_dims': (256, 256),
+                'lr': 3e-4,
+                'dropout': 0.0,
+                'output_init': placeholder(float),  # bound of the output layer's initial values
+            },
+            'critic': {'hidden_dims': (256, 256), 'lr': 3e-4, 'output_init': placeholder(float)},
+            'cvae': {
+                'hidden_dims': (750, 750),
+                'latent_dim': placeholder(int),  # twice the action dimension unless given
+                'lr': 1e-3,
+                'beta': 0.5,
+                'steps': 100_000,
+                'restore': '',  # workdir of a finished run whose CVAEs are used instead of training new ones
+            },
+            'regularizer': {
+                'name': 'support',  # none (TD3) | bc (TD3+BC) | support (SPOT)
+                'estimator': 'elbo',  # elbo (loss form) | importance_weighted (nats)
+                'num_samples': 1,  # L
+                'weight': 0.1,  # λ
+            },
+            'offline': {'steps': 1_000_000},
+            'evaluation': {'interval': 5000, 'episodes': 10, 'seed': 10_000},
+            'checkpoint': {'interval': 50_000, 'keep': 2},
+        }
+    )
+    return config.lock()
+
+
+def preset_config(presets: Mapping[str, Mapping[str, Any]], name: str, common: Mapping[str, Any]):
+    """The default config changed by `common` and by the preset called `name`; raises InputError on an unknown name."""
+    if name not in presets:
+        raise InputError(f'no preset {name!r}: choose one of {", ".join(presets)}')
+    config = default_config()
+    config.update_from_flattened_dict(dict(common))
+    config.update_from_flattened_dict(dict(presets[name]))
+    return config
+
+
+def lookup(config: ml_collections.ConfigDict, path: str) -> Any:
+    """The value at a dotted path."""
+    for name in path.split('.'):
+        config = config[name]
+    return config
+
+
+def members(config: ml_collections.ConfigDict) -> list[Member]:
+    """All members, seeds outermost, then β, then the rest of the grid: those of one (seed, β) share a CVAE."""
+    names = ['beta', *(name for name in HYPERPARAMETERS if name != 'beta')]
+    values = [[float(v) for v in config.grid[n]] or [float(lookup(config, HYPERPARAMETERS[n]))] for n in names]
+    points = [dict(zip(names, point, strict=True)) for point in itertools.product(*values)]
+    return [Member(int(seed), {n: p[n] for n in Hyperparameters._fields}) for seed in config.seeds for p in points]
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises InputError with `message` unless `condition`."""
+    if not condition:
+        raise InputError(message)
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError at the first value that makes no sense, naming the field and what it takes."""
+    choices = {
+        'regularizer.name': REGULARIZERS,
+        'regularizer.estimator': PENALTIES,
+        'task': TASKS,
+    }
+    for path, names in choices.items():
+        value = lookup(config, path)
+        require(value in names, f'config.{path}={value!r}: choose one of {", ".join(names)}')
+    require(bool(config.dataset_id), 'config.dataset_id is empty: name a Minari dataset')
+    at_least = {
+        1: ['batch_size', 'log_interval', 'policy_freq', 'regularizer.num_samples', 'offline.steps', 'checkpoint.keep'],
+        0: ['cvae.steps', 'evaluation.interval', 'evaluation.episodes', 'checkpoint.interval', 'regularizer.weight'],
+    }
+    for bound, paths in at_least.items():
+        for path in paths:
+            require(lookup(config, path) >= bound, f'config.{path}={lookup(config, path)}: must be at least {bound}')
+    require(0 <= config.actor.dropout < 1, f'config.actor.dropout={config.actor.dropout}: must be in [0, 1)')
+    require(len(config.seeds) > 0, 'config.seeds is empty: give at least one, e.g. --config.seeds=0,1,2')
+    for name, values in (('seeds', config.seeds), *config.grid.items()):
+        require(len(set(values)) == len(values), f'config.{name}={values}: a value appears twice')
+    for path in ('offline.steps', 'log_interval', 'evaluation.interval', 'checkpoint.interval'):
+        multiple = lookup(config, path) % config.policy_freq == 0
+        require(multiple, f'config.{path}={lookup(config, path)}: must be a multiple of policy_freq={config.policy_freq}')
+    trained = config.regularizer.name != 'support' or config.cvae.steps > 0 or config.cvae.restore
+    require(bool(trained), 'config.cvae.steps=0 leaves the density untrained: give steps or config.cvae.restore=DIR')

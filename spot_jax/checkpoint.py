@@ -44,5 +44,7 @@ def restore(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
             return serialization.msgpack_restore(payload), damaged
         damaged.append(path.name)
     if damaged:
-        raise InputError(f'every checkpoint in {folder} is damaged ({", ".join(damaged)}): delete that folder to start over')
+        raise InputError(
+            f'every checkpoint in {folder} is damaged ({", ".join(damaged)}): delete that folder to start over'
+        )
     return None, []

@@ -133,6 +133,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         require(len(set(values)) == len(values), f'config.{name}={values}: a value appears twice')
     for path in ('offline.steps', 'log_interval', 'evaluation.interval', 'checkpoint.interval'):
         multiple = lookup(config, path) % config.policy_freq == 0
-        require(multiple, f'config.{path}={lookup(config, path)}: must be a multiple of policy_freq={config.policy_freq}')
+        require(
+            multiple, f'config.{path}={lookup(config, path)}: must be a multiple of policy_freq={config.policy_freq}'
+        )
     trained = config.regularizer.name != 'support' or config.cvae.steps > 0 or config.cvae.restore
     require(bool(trained), 'config.cvae.steps=0 leaves the density untrained: give steps or config.cvae.restore=DIR')

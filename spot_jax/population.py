@@ -64,7 +64,7 @@ def init_policies(seeds: Array, num_settings: int, spec: Spec) -> PhaseState:
     """Fresh actors and critics [C, P]: the settings of one seed start from the same weights."""
     states = jax.vmap(lambda key: td3.init(key, spec.td3, spec.observation_dim))(stream_keys(seeds, POLICY_INIT))
     shape = (*seeds.shape, num_settings)
-    repeat = lambda x: jnp.broadcast_to(x[:, None], (*shape, *x.shape[1:]))  # noqa: E731
+    repeat = lambda x: jnp.broadcast_to(x[:, None], (*shape, *x.shape[1:]))
     return _start(jax.tree.map(repeat, states), shape)
 
 
@@ -105,7 +105,7 @@ def _policy_block(
     noise = td3.draw_noise(noise_key, spec.td3, spec.batch_size)
 
     def member(learner: TD3State, alive: Array, hypers: Hyperparameters) -> tuple[TD3State, Array, Metrics]:
-        update = lambda state: td3.update(state, spec.td3, params, batches, noise, hypers)  # noqa: E731
+        update = lambda state: td3.update(state, spec.td3, params, batches, noise, hypers)
         return _guarded(update, learner, alive)
 
     return jax.vmap(member)(learner, alive, hypers)

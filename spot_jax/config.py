@@ -39,7 +39,7 @@ def default_config() -> ml_collections.ConfigDict:
             'dataset_id': placeholder(str),
             'task': 'locomotion',  # rule for observations, rewards and terminals: see tasks.py
             'seeds': (0,),
-            'grid': {name: () for name in HYPERPARAMETERS},  # values to span; empty: the field's own value
+            'grid': dict.fromkeys(HYPERPARAMETERS, ()),  # values to span; empty: the field's own value
             'batch_size': 256,
             'log_interval': 1000,  # gradient steps between two rows of metrics, and between two host syncs
             'normalize_observations': False,  # (s − mean) / (std + 1e-3)

@@ -1,13 +1,13 @@
 """Parity with the authors' code at recorded weights, data and noise."""
 
 import chex
+import golden
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-import golden
 from golden import GOLDEN
+
 from spot_jax import density, td3
 from spot_jax.networks import CVAE, Actor, DoubleCritic
 from spot_jax.regularizers import support

@@ -1,0 +1,5 @@
+"""Datasets: Minari in, packed transitions out; `python -m spot_jax.datasets` lists, shows and generates them."""
+
+from spot_jax.datasets.load import Dataset, load
+
+__all__ = ['Dataset', 'load']

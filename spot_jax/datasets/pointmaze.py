@@ -1,0 +1,155 @@
+"""PointMaze datasets made on the spot, by D4RL's protocol, in real MuJoCo.
+
+A planner's waypoints over the maze's cells and a noisy PD controller take the point from random cells to random goals.
+Rewards are those of the evaluation's fixed goal. An episode is truncated at its own goal or at the time limit.
+"""
+
+import shutil
+import sys
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from tqdm import tqdm
+
+from spot_jax.environments import GOAL_RADIUS, POINT_MAZES
+from spot_jax.errors import InputError
+
+RECIPES = {
+    'spot_jax/pointmaze/umaze-v0': ('UMaze', 100_000),
+    'spot_jax/pointmaze/medium-v0': ('Medium', 200_000),
+    'spot_jax/pointmaze/large-v0': ('Large', 400_000),
+}
+
+POSITION_GAIN, VELOCITY_GAIN = 10.0, 1.0
+ACTION_NOISE = 0.5  # standard deviation, of actions in [-1, 1]
+WAYPOINT_RADIUS = 0.3  # metres
+
+
+Cell = tuple[int, int]
+
+
+def plan(maze_map: list[list[Any]], start: Cell, goal: Cell) -> list[Cell]:
+    """A shortest path of free cells from `start` to `goal`, both included, by breadth-first search."""
+    came_from: dict[Cell, Cell] = {start: start}
+    queue = deque([start])
+    while queue and goal not in came_from:
+        row, column = queue.popleft()
+        for cell in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)):
+            if maze_map[cell[0]][cell[1]] != 1 and cell not in came_from:
+                came_from[cell] = (row, column)
+                queue.append(cell)
+    path = [goal]
+    while path[-1] != start:
+        path.append(came_from[path[-1]])
+    return path[::-1]
+
+
+def _episode(env: gym.Env, cells: list[Cell], limit: int, rng: np.random.Generator) -> dict[str, Any]:
+    """One episode of at most `limit` steps, as Minari's buffers have it."""
+    maze_env = env.unwrapped
+    maze = maze_env.maze
+    start, goal = (cells[i] for i in rng.choice(len(cells), 2, replace=False))
+    raw, _ = env.reset(seed=int(rng.integers(2**31)), options={'reset_cell': np.array(start)})
+    waypoints = [maze.cell_rowcol_to_xy(np.array(cell)) for cell in plan(maze.maze_map, start, goal)]
+    observations, actions, rewards = [raw['observation']], [], []
+    target = 0
+    while len(actions) < limit:
+        position, velocity = observations[-1][:2], observations[-1][2:]
+        if np.linalg.norm(position - waypoints[target]) < WAYPOINT_RADIUS:
+            target += 1
+            if target == len(waypoints):
+                break
+        action = POSITION_GAIN * (waypoints[target] - position) - VELOCITY_GAIN * velocity
+        action = np.clip(action, -1, 1) + ACTION_NOISE * rng.normal(size=2)
+        actions.append(np.clip(action, -1, 1).astype(np.float32))
+        observations.append(env.step(actions[-1])[0]['observation'])
+        rewards.append(float(np.linalg.norm(observations[-1][:2] - maze_env.goal) <= GOAL_RADIUS))
+    stacked = np.array(observations)
+    truncations = np.zeros(len(actions), bool)
+    truncations[-1:] = True
+    return {
+        'observations': {
+            'observation': stacked,
+            'achieved_goal': stacked[:, :2].copy(),
+            'desired_goal': np.tile(maze_env.goal, (len(stacked), 1)),
+        },
+        'actions': np.array(actions),
+        'rewards': np.array(rewards),
+        'terminations': np.zeros(len(actions), bool),
+        'truncations': truncations,
+        'infos': {'goal': np.tile(waypoints[-1], (len(stacked), 1))},  # where the controller was going
+    }
+
+
+def _episodes(env: gym.Env, limit: int, transitions: int, seed: int) -> Iterator[Any]:
+    """Episodes that add up to exactly `transitions` steps; the last one is cut to fit."""
+    from minari import EpisodeBuffer
+
+    rng = np.random.default_rng(seed)
+    maze_map = env.unwrapped.maze.maze_map
+    cells = [(i, j) for i, row in enumerate(maze_map) for j, cell in enumerate(row) if cell != 1]
+    count = 0
+    with tqdm(total=transitions, unit=' transitions', disable=not sys.stderr.isatty()) as bar:
+        while count < transitions:
+            episode = _episode(env, cells, min(limit, transitions - count), rng)
+            if len(episode['actions']):
+                yield EpisodeBuffer(**episode)
+                count += len(episode['actions'])
+                bar.update(len(episode['actions']))
+
+
+def generate(dataset_id: str, transitions: int | None = None, seed: int = 0, overwrite: bool = False) -> None:
+    """Makes a recipe's dataset; the same seed gives the same data.
+
+    It appears whole or not at all. Raises InputError if the id is no recipe's, or is taken and not to be overwritten.
+    """
+    from minari.dataset.minari_storage import MinariStorage
+    from minari.namespace import create_namespace, list_local_namespaces
+    from minari.storage import get_dataset_path
+
+    if dataset_id not in RECIPES:
+        raise InputError(f'no recipe for {dataset_id!r}: choose one of {", ".join(RECIPES)}')
+    name, default = RECIPES[dataset_id]
+    transitions = default if transitions is None else transitions
+    if transitions < 1:
+        raise InputError(f'--transitions={transitions}: must be at least 1')
+    path = Path(get_dataset_path(dataset_id))
+    if path.exists() and not overwrite:
+        raise InputError(f'{dataset_id} is there already: --overwrite makes it anew')
+    namespace = dataset_id.rsplit('/', 1)[0]
+    if namespace not in list_local_namespaces():
+        create_namespace(namespace)
+    temporary = path.with_name(f'.{path.name}.tmp')
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        env = gym.make(f'spot_jax/PointMaze-{name}-v0')
+        unlimited = gym.make(f'spot_jax/PointMaze-{name}-v0', max_episode_steps=-1, disable_env_checker=True)
+        spaces = {'observation_space': env.observation_space, 'action_space': env.action_space}
+        storage = MinariStorage.new(temporary / 'data', env_spec=env.spec, **spaces)
+        storage.update_metadata(_metadata(dataset_id, transitions, seed, env))
+        storage.update_episodes(_episodes(unlimited, POINT_MAZES[name][3], transitions, seed))
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _metadata(dataset_id: str, transitions: int, seed: int, env: gym.Env) -> dict[str, Any]:
+    import minari
+
+    return {
+        'dataset_id': dataset_id,
+        'minari_version': minari.__version__,
+        'eval_env_spec': env.spec.to_json(),
+        'algorithm_name': f'breadth-first waypoints and a PD controller, action noise {ACTION_NOISE}',
+        'author': {'spot_jax'},
+        'author_email': set(),
+        'code_permalink': 'spot_jax/datasets/pointmaze.py',
+        'description': f'Generated by spot_jax by the D4RL protocol ({transitions} transitions, seed {seed}); not the D4RL '
+        'data. Random starts and goals; rewards are for the fixed goal of the evaluation.',
+    }

@@ -1,0 +1,148 @@
+"""Environments to evaluate in: a dataset's own, under the same task rule, with a maze's goal pinned.
+
+gymnasium-robotics' mazes jitter the goal at every reset. A policy that does not observe it cannot follow, so the goal is
+put on its cell's centre; the start keeps its jitter, else all episodes would be the same.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+
+from spot_jax.errors import InputError
+from spot_jax.tasks import Task
+
+GOAL_RADIUS = 0.45  # metres, as gymnasium-robotics' code has it
+
+# Start and goal cells (row, column) and time limit of our PointMazes, on gymnasium-robotics' maps of these names.
+POINT_MAZES: dict[str, tuple[str, tuple[int, int], tuple[int, int], int]] = {
+    'UMaze': ('U_MAZE', (1, 1), (3, 1), 300),
+    'Medium': ('MEDIUM_MAZE', (1, 1), (6, 6), 600),
+    'Large': ('LARGE_MAZE', (1, 1), (7, 10), 800),
+}
+
+
+class PinnedGoal(gym.Wrapper):
+    """Pins a maze's goal to its cell's centre at each reset; the reward and `info['success']` follow."""
+
+    def reset(self, **kwargs: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Resets the maze; see gymnasium."""
+        observation, info = self.env.reset(**kwargs)
+        maze = self.unwrapped
+        maze.goal = maze.maze.cell_rowcol_to_xy(maze.maze.cell_xy_to_rowcol(maze.goal))
+        maze.update_target_site_pos()
+        distance = np.linalg.norm(observation['achieved_goal'] - maze.goal)
+        return observation | {'desired_goal': maze.goal.copy()}, info | {'success': bool(distance <= GOAL_RADIUS)}
+
+
+class TaskObservation(gym.ObservationWrapper):
+    """Observations as the task's flat float32 vectors."""
+
+    def __init__(self, env: gym.Env, task: Task):
+        super().__init__(env)
+        self._task = task
+        size = task.observation(env.observation_space.sample()).shape
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, size, np.float32)
+
+    def observation(self, observation: Any) -> np.ndarray:
+        """The environment's observation as `[O]`."""
+        return self._task.observation(observation)
+
+
+@contextlib.contextmanager
+def _no_leftover_xml() -> Iterator[None]:
+    """Removes the maze's XML file that gymnasium-robotics leaves in the temporary folder at each `make`."""
+    from gymnasium_robotics.envs.maze import maze_v4
+
+    made: list[str] = []
+    original = maze_v4.Maze.make_maze.__func__
+
+    def make_maze(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        maze, path = original(cls, *args, **kwargs)
+        made.append(path)
+        return maze, path
+
+    maze_v4.Maze.make_maze = classmethod(make_maze)
+    try:
+        yield
+    finally:
+        maze_v4.Maze.make_maze = classmethod(original)
+        for path in made:
+            Path(path).unlink(missing_ok=True)
+
+
+def maze_map(name: str) -> list[list[Any]]:
+    """gymnasium-robotics' map of one of `POINT_MAZES`, with its start 'r' and goal 'g' put in."""
+    from gymnasium_robotics.envs.maze import maps
+
+    map_name, start, goal, _ = POINT_MAZES[name]
+    cells = [list(row) for row in getattr(maps, map_name)]
+    cells[start[0]][start[1]], cells[goal[0]][goal[1]] = 'r', 'g'
+    return cells
+
+
+def point_maze(name: str, **kwargs: Any) -> gym.Env:
+    """Entry point of `spot_jax/PointMaze-*-v0`: fixed start cell and goal, terminates on success."""
+    from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
+
+    with _no_leftover_xml():
+        return PinnedGoal(PointMazeEnv(maze_map=maze_map(name), reward_type='sparse', continuing_task=False, **kwargs))
+
+
+for _name, (_, _, _, _limit) in POINT_MAZES.items():
+    gym.register(
+        f'spot_jax/PointMaze-{_name}-v0',
+        'spot_jax.environments:point_maze',
+        max_episode_steps=_limit,
+        kwargs={'name': _name},
+    )
+
+
+def make(spec: EnvSpec, task: Task) -> gym.Env:
+    """The environment of a spec: flat observations, raw rewards; a maze's goal is pinned and ends the episode.
+
+    Raises InputError if it cannot be made here.
+    """
+    try:
+        if not task.is_maze:
+            return TaskObservation(gym.make(spec), task)
+        import gymnasium_robotics  # registers the mazes
+
+        gym.register_envs(gymnasium_robotics)
+        with _no_leftover_xml():
+            stock = spec.entry_point != 'spot_jax.environments:point_maze'
+            env = gym.make(spec, **({'continuing_task': False} if stock else {}))
+        return TaskObservation(PinnedGoal(env) if stock else env, task)
+    except (ImportError, gym.error.Error, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"cannot make the dataset's environment {spec.id}: {reason}") from error
+
+
+def check(env: gym.Env, transitions: np.ndarray, action_low: np.ndarray, action_high: np.ndarray) -> None:
+    """Raises InputError if the environment disagrees with packed `transitions` [N, 2 * O + A + 2].
+
+    Compared are the sizes, the action bounds and, for mazes, whether the data's positions lie in free cells.
+    """
+    size, name = env.observation_space.shape[0], env.spec.id
+    data_size = (transitions.shape[1] - len(action_low) - 2) // 2
+    if size != data_size:
+        raise InputError(f'{name} gives observations of {size} values, the dataset has {data_size}')
+    space = env.action_space
+    if not (np.array_equal(space.low, action_low) and np.array_equal(space.high, action_high)):
+        raise InputError(f"{name}'s action bounds differ from the dataset's")
+    if not hasattr(env.unwrapped, 'maze'):
+        return
+    maze = env.unwrapped.maze
+    positions = transitions[:: max(1, len(transitions) // 10_000), :2]
+    column = np.floor((positions[:, 0] + maze.x_map_center) / maze.maze_size_scaling).astype(int)
+    row = np.floor((maze.y_map_center - positions[:, 1]) / maze.maze_size_scaling).astype(int)
+    walls = np.array([[cell == 1 for cell in cells] for cells in maze.maze_map])
+    inside = (row >= 0) & (row < walls.shape[0]) & (column >= 0) & (column < walls.shape[1])
+    blocked = np.where(inside, walls[np.clip(row, 0, len(walls) - 1), np.clip(column, 0, len(walls[0]) - 1)], True)
+    if blocked.mean() > 0.02:
+        share = f'{100 * blocked.mean():.0f}%'
+        raise InputError(f"{share} of the data's positions lie in walls of {name}: the maze differs from the data's")

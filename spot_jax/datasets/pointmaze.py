@@ -87,7 +87,7 @@ def _episode(env: gym.Env, cells: list[Cell], limit: int, rng: np.random.Generat
 
 def _episodes(env: gym.Env, limit: int, transitions: int, seed: int) -> Iterator[Any]:
     """Episodes that add up to exactly `transitions` steps; the last one is cut to fit."""
-    from minari import EpisodeBuffer
+    from minari.data_collector import EpisodeBuffer
 
     rng = np.random.default_rng(seed)
     maze_map = env.unwrapped.maze.maze_map

@@ -1,7 +1,7 @@
 """Environments to evaluate in: a dataset's own, under the same task rule, with a maze's goal pinned.
 
-gymnasium-robotics' mazes jitter the goal at every reset. A policy that does not observe it cannot follow, so the goal is
-put on its cell's centre; the start keeps its jitter, else all episodes would be the same.
+gymnasium-robotics' mazes jitter the goal at every reset. A policy that does not observe it cannot follow, so the goal
+is put on its cell's centre; the start keeps its jitter, else all episodes would be the same.
 """
 
 import contextlib

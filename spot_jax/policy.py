@@ -1,7 +1,7 @@
 """Trained policies as plain functions of observations, normalisation and action bounds included.
 
-    policy = spot_jax.policy.load('runs/umaze')
-    actions = policy(observations)
+policy = spot_jax.policy.load('runs/umaze')
+actions = policy(observations)
 """
 
 import json

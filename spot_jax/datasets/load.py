@@ -96,7 +96,9 @@ def load(dataset_id: str, task: Task) -> Dataset:
             np.concatenate(columns, axis=1, out=rows[start : start + len(actions)], casting='same_kind')
             start += len(actions)
     except (OSError, KeyError, RuntimeError, ValueError) as error:
-        raise InputError(f'{dataset_id} is damaged: {str(error).splitlines()[0]}; delete it and get it again') from error
+        raise InputError(
+            f'{dataset_id} is damaged: {str(error).splitlines()[0]}; delete it and get it again'
+        ) from error
     if start != total:
         raise InputError(f'{dataset_id} is damaged: its episodes have {start} steps, its metadata say {total}')
     spec = data.storage.metadata.get('eval_env_spec')

@@ -1,0 +1,134 @@
+"""Datasets and environments share one rule; what is generated is what is evaluated."""
+
+import gymnasium as gym
+import minari
+import numpy as np
+import pytest
+from minari.data_collector import EpisodeBuffer
+
+from spot_jax import environments
+from spot_jax.datasets import load, pointmaze
+from spot_jax.datasets.__main__ import main
+from spot_jax.errors import InputError
+from spot_jax.tasks import TASKS, normalized_score
+from spot_jax.types import unpack
+
+POINT = 'spot_jax/pointmaze/umaze-v0'
+
+
+@pytest.fixture(autouse=True)
+def _store(tmp_path, monkeypatch):
+    monkeypatch.setenv('MINARI_DATASETS_PATH', str(tmp_path))
+
+
+def episode(length=3, **changes):
+    arrays = {
+        'observations': np.arange(2.0 * (length + 1)).reshape(length + 1, 2),
+        'actions': np.linspace(-2, 2, length, dtype=np.float32)[:, None],
+        'rewards': np.arange(1.0, length + 1),
+        'terminations': np.arange(length) == length - 1,
+        'truncations': np.zeros(length, bool),
+    }
+    return EpisodeBuffer(**(arrays | changes))
+
+
+def store(*episodes, dataset_id='toy/set-v0'):
+    spaces = {
+        'observation_space': gym.spaces.Box(-np.inf, np.inf, (2,)),
+        'action_space': gym.spaces.Box(-2, 2, (1,)),
+    }
+    minari.create_dataset_from_buffers(dataset_id, list(episodes), **spaces)
+    return dataset_id
+
+
+def test_alignment_masks_and_scaled_actions():
+    truncated = episode(terminations=np.zeros(3, bool), truncations=np.array([False, False, True]))
+    data = load(store(episode(), truncated), TASKS['locomotion'])
+    rows = unpack(data.transitions, 2, 1)
+    np.testing.assert_array_equal(rows.observations[:3], [[0, 1], [2, 3], [4, 5]])
+    np.testing.assert_array_equal(rows.next_observations[:3], [[2, 3], [4, 5], [6, 7]])
+    np.testing.assert_array_equal(rows.actions[:3, 0], [-1, 0, 1])
+    np.testing.assert_array_equal(rows.rewards, [1, 2, 3, 1, 2, 3])
+    np.testing.assert_array_equal(rows.masks, [1, 1, 0, 1, 1, 1])  # a truncation is no terminal
+    assert data.environment is None
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'observations': np.full((4, 2), np.nan)}, 'NaN'),
+        ({'observations': np.zeros((3, 2))}, 'expected one more'),
+        ({'actions': np.full((3, 1), 2.5, np.float32)}, 'outside the bounds'),
+        ({'rewards': np.array([0, np.inf, 0])}, 'rewards contain NaN or infinity'),
+    ],
+)
+def test_bad_data_is_one_clear_error(changes, message):
+    with pytest.raises(InputError, match=message):
+        load(store(episode(**changes)), TASKS['locomotion'])
+
+
+def test_corrupt_file_and_unknown_id(tmp_path, capsys):
+    name = store(episode())
+    (tmp_path / name / 'data' / 'main_data.hdf5').write_bytes(b'not hdf5')
+    with pytest.raises(InputError, match='toy/set-v0'):
+        load(name, TASKS['locomotion'])
+    assert main(['generate', 'spot_jax/nothing-v0']) == 2
+    assert capsys.readouterr().err.count('\n') == 1
+
+
+def test_maze_rule():
+    task = TASKS['antmaze']
+    rewards = np.array([0.0, 1.0, 0.0])
+    np.testing.assert_array_equal(task.reward(rewards), [-1, 0, -1])
+    np.testing.assert_array_equal(task.terminal(rewards, np.array([False, False, True])), [False, True, True])
+    raw = {'achieved_goal': np.zeros((5, 2)), 'observation': np.ones((5, 27)), 'desired_goal': np.zeros((5, 2))}
+    assert task.observation(raw).shape == (5, 29)
+
+
+def test_scores():
+    assert normalized_score('Hopper-v5', [3234.3], None) == pytest.approx(100)
+    assert normalized_score('AntMaze_UMaze-v4', [7.0, 9.0], [1.0, 0.0]) == pytest.approx(50)
+    assert normalized_score('spot_jax/PointMaze-UMaze-v0', [1.0], [1.0]) is None
+
+
+@pytest.mark.parametrize('name', environments.POINT_MAZES)
+def test_plan_reaches_the_goal_through_free_cells(name):
+    maze = environments.maze_map(name)
+    _, start, goal, _ = environments.POINT_MAZES[name]
+    path = pointmaze.plan(maze, start, goal)
+    assert (path[0], path[-1]) == (start, goal)
+    assert all(maze[i][j] != 1 for i, j in path)
+    assert all(abs(a[0] - b[0]) + abs(a[1] - b[1]) == 1 for a, b in zip(path, path[1:], strict=False))
+
+
+def test_generated_set_is_reproducible_and_matches_its_environment(capsys):
+    pointmaze.generate(POINT, 3000, seed=1)
+    task = TASKS['pointmaze']
+    data = load(POINT, task)
+    assert data.transitions.shape == (3000, 12)
+    rows = unpack(data.transitions, 4, 2)
+    near = np.linalg.norm(rows.next_observations[:, :2] - [-1, -1], axis=1) <= 0.45  # the goal cell's centre
+    np.testing.assert_array_equal(rows.rewards, np.where(near, 0, -1))
+    np.testing.assert_array_equal(rows.masks, 1 - near)
+    assert near.any()
+
+    assert main(['generate', POINT, '--transitions=3000', '--seed=1']) == 2
+    assert 'there already' in capsys.readouterr().err
+    assert main(['generate', POINT, '--transitions=3000', '--seed=1', '--overwrite']) == 0
+    assert load(POINT, task).sha256 == data.sha256
+    assert main(['generate', POINT, '--transitions=3000', '--seed=2', '--overwrite']) == 0
+    assert load(POINT, task).sha256 != data.sha256
+
+    env = environments.make(data.environment, task)
+    environments.check(env, data.transitions, data.action_low, data.action_high)
+    starts = [env.reset(seed=s)[0][:2] for s in range(3)]
+    np.testing.assert_array_equal(env.unwrapped.goal, [-1, -1])
+    assert len({tuple(s) for s in starts}) == 3
+    assert np.abs(np.array(starts) - [-1, 1]).max() <= 0.25 + 1e-6
+    env.unwrapped.point_env.set_state(np.array([-1.0, -1.0]), np.zeros(2))
+    _, reward, terminated, _, info = env.step(np.zeros(2))
+    assert (reward, terminated, info['success']) == (1.0, True, True)
+    mirrored = data.transitions.copy()
+    mirrored[:, 0] *= -1
+    with pytest.raises(InputError, match='walls'):
+        environments.check(env, mirrored, data.action_low, data.action_high)

@@ -1,0 +1,23 @@
+"""Every preset is a valid config, with the settings of the paper."""
+
+import pytest
+
+from experiments import antmaze, mujoco, pointmaze
+from spot_jax.config import validate
+
+ALL = [(m, name) for m in (antmaze, mujoco, pointmaze) for name in m.PRESETS]
+
+
+@pytest.mark.parametrize(('module', 'name'), ALL)
+def test_preset_is_valid(module, name):
+    validate(module.get_config(name))
+
+
+def test_the_fifteen_tasks_of_the_poster():
+    assert len(antmaze.PRESETS) == 6
+    assert len(mujoco.PRESETS) == 9
+    config = antmaze.get_config('large-diverse')
+    assert (config.dataset_id, config.regularizer.weight) == ('D4RL/antmaze/large-diverse-v1', 0.025)
+    assert (config.actor.lr, config.actor.output_init, config.critic.output_init) == (1e-4, 1e-3, 3e-3)
+    config = mujoco.get_config('walker2d-medium-expert')
+    assert (config.regularizer.weight, config.actor.dropout, config.normalize_observations) == (0.5, 0.1, True)

@@ -1,0 +1,139 @@
+"""The real command, end to end on tiny settings."""
+
+import json
+
+import numpy as np
+import pytest
+
+from spot_jax import policy, population, training
+from spot_jax.config import default_config, members, validate
+from spot_jax.datasets import pointmaze
+from spot_jax.errors import InputError
+from spot_jax.main import cli
+
+ID = 'spot_jax/pointmaze/umaze-v0'
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _data(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('MINARI_DATASETS_PATH', str(tmp_path_factory.mktemp('minari')))
+        pointmaze.generate(ID, 1000)
+        yield
+
+
+def tiny(**changes):
+    config = default_config()
+    config.update_from_flattened_dict(
+        {
+            'dataset_id': ID,
+            'task': 'pointmaze',
+            'seeds': (0, 1),
+            'batch_size': 16,
+            'log_interval': 10,
+            'cvae.steps': 20,
+            'cvae.hidden_dims': (8,),
+            'offline.steps': 40,
+            'evaluation.interval': 20,
+            'evaluation.episodes': 2,
+            'checkpoint.interval': 10,
+            **changes,
+        }
+    )
+    return config
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('run')
+    traces = []
+    original = population.td3.update
+
+    def counting(*args):
+        traces.append(1)
+        return original(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(population.td3, 'update', counting)
+        assert training.run(tiny(), workdir) == 0
+    assert len(traces) == 1  # the whole phase compiles once
+    return workdir
+
+
+def test_results(finished):
+    results = json.loads((finished / 'results.json').read_text())
+    assert results['dataset_id'] == ID
+    assert results['algorithm'] == 'SPOT'
+    assert [m['seed'] for m in results['members']] == [0, 1]
+    for m in results['members']:
+        assert (m['status'], m['gradient_steps']) == ('completed', 40)
+        assert len(m['evaluation']['returns']) == 2
+        assert m['evaluation']['normalized_score'] is None
+    rows = (finished / 'metrics.csv').read_text().splitlines()
+    assert len(rows) == 1 + 2 * (2 + 4 + 2)  # header; per member: CVAE, policy and evaluation rows
+
+
+@pytest.mark.parametrize('stop_after', ['cvae', 'offline'])
+def test_stopped_and_resumed_is_bit_identical(finished, tmp_path, monkeypatch, stop_after):
+    original = training.Run.log
+
+    def log_and_stop(self, phase, state, metrics):
+        original(self, phase, state, metrics)
+        if phase == stop_after and int(state.block) >= 5:
+            self.stop_signal = 15
+
+    monkeypatch.setattr(training.Run, 'log', log_and_stop)
+    assert training.run(tiny(), tmp_path) == 143
+    assert not (tmp_path / 'results.json').exists()
+    monkeypatch.setattr(training.Run, 'log', original)
+    with (tmp_path / 'metrics.csv').open('a') as file:
+        file.write('what a killed run wrote after its checkpoint\n')
+    assert training.run(tiny(), tmp_path) == 0
+    assert (tmp_path / 'metrics.csv').read_bytes() == (finished / 'metrics.csv').read_bytes()
+    name = sorted(p.name for p in (finished / 'checkpoints').iterdir())[-1]
+    ours, theirs = (policy.read_run(w)[1]['learner'] for w in (tmp_path, finished))
+    assert name in [p.name for p in (tmp_path / 'checkpoints').iterdir()]
+    np.testing.assert_equal(ours, theirs)
+
+
+def test_damaged_checkpoint_falls_back(finished, tmp_path, capsys):
+    training.run(tiny(), tmp_path)
+    newest = sorted((tmp_path / 'checkpoints').iterdir())[-1]
+    newest.write_bytes(newest.read_bytes()[:-10])
+    (tmp_path / 'results.json').unlink()
+    assert training.run(tiny(), tmp_path) == 0
+    assert 'damaged' in capsys.readouterr().err
+    assert (tmp_path / 'metrics.csv').read_bytes() == (finished / 'metrics.csv').read_bytes()
+
+
+def test_other_config_is_refused(finished):
+    with pytest.raises(InputError, match='another config.*batch_size'):
+        training.run(tiny(batch_size=8), finished)
+
+
+def test_loaded_policy_acts_within_bounds(finished):
+    act = policy.load(finished, member=1)
+    actions = act(np.random.default_rng(0).normal(size=(7, 4)))
+    assert actions.shape == (7, 2)
+    assert np.abs(actions).max() <= 1
+    with pytest.raises(InputError, match='no member 2'):
+        policy.load(finished, member=2)
+
+
+def test_members_and_grid():
+    config = tiny(**{'grid.regularizer_weight': (0.1, 0.2), 'grid.beta': (0.5, 1.0)})
+    found = [(m.seed, m.hyperparameters['beta'], m.hyperparameters['regularizer_weight']) for m in members(config)]
+    assert found[:4] == [(0, 0.5, 0.1), (0, 0.5, 0.2), (0, 1.0, 0.1), (0, 1.0, 0.2)]
+    assert len(found) == 8
+
+
+def test_bad_values_name_the_field():
+    with pytest.raises(InputError, match='regularizer.name.*none, bc, support'):
+        validate(tiny(**{'regularizer.name': 'suport'}))
+    with pytest.raises(InputError, match='multiple of policy_freq'):
+        validate(tiny(**{'offline.steps': 41}))
+
+
+def test_command_line_without_config(capsys):
+    assert cli(['main']) == 2
+    assert capsys.readouterr().err == 'error: --config=FILE.py[:PRESET] and --workdir=DIR are needed\n'

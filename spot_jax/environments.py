@@ -5,6 +5,7 @@ is put on its cell's centre; the start keeps its jitter, else all episodes would
 """
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,19 @@ class TaskObservation(gym.ObservationWrapper):
         return self._task.observation(observation)
 
 
+def import_mazes() -> None:
+    """Registers gymnasium-robotics' mazes, without its warnings about environments of other kinds."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        import gymnasium_robotics
+
+        gym.register_envs(gymnasium_robotics)
+
+
 @contextlib.contextmanager
 def _no_leftover_xml() -> Iterator[None]:
     """Removes the maze's XML file that gymnasium-robotics leaves in the temporary folder at each `make`."""
+    import_mazes()
     from gymnasium_robotics.envs.maze import maze_v4
 
     made: list[str] = []
@@ -77,6 +88,7 @@ def _no_leftover_xml() -> Iterator[None]:
 
 def maze_map(name: str) -> list[list[Any]]:
     """gymnasium-robotics' map of one of `POINT_MAZES`, with its start 'r' and goal 'g' put in."""
+    import_mazes()
     from gymnasium_robotics.envs.maze import maps
 
     map_name, start, goal, _ = POINT_MAZES[name]
@@ -110,9 +122,6 @@ def make(spec: EnvSpec, task: Task) -> gym.Env:
     try:
         if not task.is_maze:
             return TaskObservation(gym.make(spec), task)
-        import gymnasium_robotics  # registers the mazes
-
-        gym.register_envs(gymnasium_robotics)
         with _no_leftover_xml():
             stock = spec.entry_point != 'spot_jax.environments:point_maze'
             env = gym.make(spec, **({'continuing_task': False} if stock else {}))

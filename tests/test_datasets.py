@@ -1,5 +1,7 @@
 """Datasets and environments share one rule; what is generated is what is evaluated."""
 
+import itertools
+
 import gymnasium as gym
 import minari
 import numpy as np
@@ -98,7 +100,7 @@ def test_plan_reaches_the_goal_through_free_cells(name):
     path = pointmaze.plan(maze, start, goal)
     assert (path[0], path[-1]) == (start, goal)
     assert all(maze[i][j] != 1 for i, j in path)
-    assert all(abs(a[0] - b[0]) + abs(a[1] - b[1]) == 1 for a, b in zip(path, path[1:], strict=False))
+    assert all(abs(a[0] - b[0]) + abs(a[1] - b[1]) == 1 for a, b in itertools.pairwise(path))
 
 
 def test_generated_set_is_reproducible_and_matches_its_environment(capsys):

@@ -107,7 +107,7 @@ def test_damaged_checkpoint_falls_back(finished, tmp_path, capsys):
 
 
 def test_other_config_is_refused(finished):
-    with pytest.raises(InputError, match='another config.*batch_size'):
+    with pytest.raises(InputError, match=r'another config.*batch_size'):
         training.run(tiny(batch_size=8), finished)
 
 
@@ -128,7 +128,7 @@ def test_members_and_grid():
 
 
 def test_bad_values_name_the_field():
-    with pytest.raises(InputError, match='regularizer.name.*none, bc, support'):
+    with pytest.raises(InputError, match=r'regularizer.name.*none, bc, support'):
         validate(tiny(**{'regularizer.name': 'suport'}))
     with pytest.raises(InputError, match='multiple of policy_freq'):
         validate(tiny(**{'offline.steps': 41}))

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from spot_jax import policy, population, training
+from spot_jax import evaluate, policy, population, training
 from spot_jax.config import default_config, members, validate
 from spot_jax.datasets import pointmaze
 from spot_jax.errors import InputError
@@ -137,3 +137,12 @@ def test_bad_values_name_the_field():
 def test_command_line_without_config(capsys):
     assert cli(['main']) == 2
     assert capsys.readouterr().err == 'error: --config=FILE.py[:PRESET] and --workdir=DIR are needed\n'
+
+
+def test_evaluate_again(finished, capsys):
+    assert evaluate.main([str(finished), '--episodes=2', '--seed=10000']) == 0
+    results = json.loads((finished / 'results.json').read_text())
+    returns = [np.mean(m['evaluation']['returns']) for m in results['members']]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(',')[0] for line in lines] == [f'member {k}: return {r:.2f}' for k, r in enumerate(returns)]
+    assert evaluate.main([str(finished / 'nothing')]) == 2

@@ -1,0 +1,57 @@
+"""`python -m spot_jax.evaluate DIR --episodes=100 [--member=K]`: evaluates a finished run's policies again."""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+
+from spot_jax import environments, evaluation, policy
+from spot_jax.datasets.load import open_minari
+from spot_jax.errors import InputError, exit_status
+from spot_jax.tasks import TASKS
+
+
+def evaluate(workdir: Path, num_episodes: int, member: int | None, seed: int) -> None:
+    """Prints a line per member; raises InputError if the run, the member or the environment is not there."""
+    if num_episodes < 1:
+        raise InputError(f'--episodes={num_episodes}: must be at least 1')
+    config, state = policy.read_run(workdir)
+    task = TASKS[config['task']]
+    data = open_minari(config['dataset_id'])
+    text = data.storage.metadata.get('eval_env_spec')
+    spec = EnvSpec.from_json(text) if text else data.spec.env_spec
+    if spec is None:
+        raise InputError(f'{config["dataset_id"]} names no environment to evaluate in')
+    chosen = range(state['alive'].size) if member is None else [member]
+    policies = [policy.load(workdir, k) for k in chosen]
+    episodes = evaluation.evaluate(
+        lambda observations: np.stack([act(o) for act, o in zip(policies, observations, strict=True)]),
+        partial(environments.make, spec, task),
+        len(policies),
+        num_episodes,
+        seed,
+        task.is_maze,
+    )
+    for i, k in enumerate(chosen):
+        result = evaluation.summary(episodes, i, spec.id)
+        scores = {name: result[name] for name in ('success_rate', 'normalized_score') if result[name] is not None}
+        rest = ''.join(f', {name} {value:.2f}' for name, value in scores.items())
+        print(f'member {k}: return {np.mean(result["returns"]):.2f}, length {np.mean(result["lengths"]):.1f}{rest}')
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog='python -m spot_jax.evaluate', description=__doc__)
+    parser.add_argument('workdir', type=Path)
+    parser.add_argument('--episodes', type=int, default=100)
+    parser.add_argument('--member', type=int, help='default: all')
+    parser.add_argument('--seed', type=int, default=20_000, help='of the first episode; the others count on')
+    args = parser.parse_args(argv)
+    return exit_status(lambda: evaluate(args.workdir, args.episodes, args.member, args.seed))
+
+
+if __name__ == '__main__':
+    sys.exit(main())

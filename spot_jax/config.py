@@ -62,7 +62,6 @@ def default_config() -> ml_collections.ConfigDict:
                 'lr': 1e-3,
                 'beta': 0.5,
                 'steps': 100_000,
-                'restore': '',  # workdir of a finished run whose CVAEs are used instead of training new ones
             },
             'regularizer': {
                 'name': 'support',  # none (TD3) | bc (TD3+BC) | support (SPOT)
@@ -121,8 +120,16 @@ def validate(config: ml_collections.ConfigDict) -> None:
         require(value in names, f'config.{path}={value!r}: choose one of {", ".join(names)}')
     require(bool(config.dataset_id), 'config.dataset_id is empty: name a Minari dataset')
     at_least = {
-        1: ['batch_size', 'log_interval', 'policy_freq', 'regularizer.num_samples', 'offline.steps', 'checkpoint.keep'],
-        0: ['cvae.steps', 'evaluation.interval', 'evaluation.episodes', 'checkpoint.interval', 'regularizer.weight'],
+        1: [
+            'cvae.steps',
+            'batch_size',
+            'log_interval',
+            'policy_freq',
+            'regularizer.num_samples',
+            'offline.steps',
+            'checkpoint.keep',
+        ],
+        0: ['evaluation.interval', 'evaluation.episodes', 'checkpoint.interval', 'regularizer.weight'],
     }
     for bound, paths in at_least.items():
         for path in paths:
@@ -136,5 +143,3 @@ def validate(config: ml_collections.ConfigDict) -> None:
         require(
             multiple, f'config.{path}={lookup(config, path)}: must be a multiple of policy_freq={config.policy_freq}'
         )
-    trained = config.regularizer.name != 'support' or config.cvae.steps > 0 or config.cvae.restore
-    require(bool(trained), 'config.cvae.steps=0 leaves the density untrained: give steps or config.cvae.restore=DIR')

@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from absl import flags, logging
-from ml_collections import config_flags
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 
 from spot_jax.errors import InputError, exit_status
 
@@ -12,37 +12,42 @@ CONFIG = config_flags.DEFINE_config_file('config', None, 'Experiment file, with 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; the same command again resumes it.')
 
 
-def parse(argv: list[str]) -> list[str]:
-    """absl's flag parsing, with one clear line for what is wrong."""
+def _one_line(error: BaseException) -> str:
+    """An exception's words on one line; a KeyError's own text would be quoted."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return ' '.join(str(error.args[0] if isinstance(error, KeyError) else error).split())
+
+
+def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
+    """The config and the workdir; raises InputError with one clear line for what is wrong with the flags."""
     try:
         rest = flags.FLAGS(argv)
+        config = CONFIG.value
+        if config is not None:
+            config['seeds']  # a file that could not be read says so at the first access
     except InputError:
         raise
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
-        raise InputError(' '.join(str(error).split())) from error
+        raise InputError(_one_line(error)) from error
     if len(rest) > 1:
         raise InputError(f'unexpected argument {rest[1]!r}')
-    if CONFIG.value is None or WORKDIR.value is None:
+    if config is None or WORKDIR.value is None:
         raise InputError('--config=FILE.py[:PRESET] and --workdir=DIR are needed')
-    return rest
-
-
-def _run() -> int:
-    import jax
-
-    jax.config.update('jax_numpy_rank_promotion', 'raise')
-    from spot_jax.training import run
-
-    return run(CONFIG.value, Path(WORKDIR.value))
+    return config, Path(WORKDIR.value)
 
 
 def cli(argv: list[str]) -> int:
     """Parses and runs; returns the exit status: 0, 2 (bad input), 3 (all members diverged), 130 or 143 (stopped)."""
-    logging.set_verbosity(logging.WARNING)
 
     def body() -> int:
-        parse(argv)
-        return _run()
+        config, workdir = parse(argv)
+        import jax
+
+        jax.config.update('jax_numpy_rank_promotion', 'raise')
+        from spot_jax.training import run
+
+        return run(config, workdir)
 
     return exit_status(body)
 

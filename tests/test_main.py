@@ -1,6 +1,9 @@
 """The real command, end to end on tiny settings."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,3 +149,21 @@ def test_evaluate_again(finished, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(',')[0] for line in lines] == [f'member {k}: return {r:.2f}' for k, r in enumerate(returns)]
     assert evaluate.main([str(finished / 'nothing')]) == 2
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (['--config=experiments/none.py'], 'experiments/none.py'),
+        (['--config=experiments/pointmaze.py:nope'], 'choose one of umaze, medium, large'),
+        (['--config=experiments/pointmaze.py', '--config.batchsize=3'], 'Did you mean "batch_size"'),
+        (['--config=experiments/pointmaze.py', '--config.batch_size=x'], "'x'"),
+    ],
+)
+def test_bad_command_is_one_line_and_status_2(arguments, words, tmp_path):
+    command = [sys.executable, '-m', 'spot_jax.main', *arguments, f'--workdir={tmp_path / "run"}']
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
+    assert done.returncode == 2
+    assert done.stderr.count('\n') == 1
+    assert words in done.stderr
+    assert not (tmp_path / 'run').exists()

@@ -6,10 +6,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from gymnasium.envs.registration import EnvSpec
 
 from spot_jax import environments, evaluation, policy
-from spot_jax.datasets.load import open_minari
+from spot_jax.datasets.load import evaluation_spec, open_minari
 from spot_jax.errors import InputError, exit_status
 from spot_jax.tasks import TASKS
 
@@ -20,9 +19,7 @@ def evaluate(workdir: Path, num_episodes: int, member: int | None, seed: int) ->
         raise InputError(f'--episodes={num_episodes}: must be at least 1')
     config, state = policy.read_run(workdir)
     task = TASKS[config['task']]
-    data = open_minari(config['dataset_id'])
-    text = data.storage.metadata.get('eval_env_spec')
-    spec = EnvSpec.from_json(text) if text else data.spec.env_spec
+    spec = evaluation_spec(open_minari(config['dataset_id']))
     if spec is None:
         raise InputError(f'{config["dataset_id"]} names no environment to evaluate in')
     chosen = range(state['alive'].size) if member is None else [member]

@@ -167,9 +167,13 @@ class Run:
         }
         return jax.tree.map(jnp.asarray, PhaseState(**fields))
 
+    def per_member(self, values: Any) -> np.ndarray:
+        """One value per member, `[C * P]`, from those of the CVAEs [C] or of the policies [C, P]."""
+        return np.broadcast_to(np.asarray(values).reshape(self.shape[0], -1), self.shape).ravel()
+
     def rows_of(self, phase: str, state: PhaseState) -> list[dict[str, Any]]:
         """The columns that every row of metrics starts with, for all members."""
-        steps = np.broadcast_to(np.asarray(state.gradient_steps).reshape(self.shape[0], -1), self.shape).ravel()
+        steps = self.per_member(state.gradient_steps)
         return [
             {'phase': phase, 'gradient_steps': int(n), 'member': i, 'seed': m.seed, **m.hyperparameters}
             for i, (m, n) in enumerate(zip(self.members, steps, strict=True))
@@ -178,10 +182,10 @@ class Run:
     def log(self, phase: str, state: PhaseState, metrics: dict[str, jax.Array]) -> None:
         """A row of training metrics for every member that is still alive."""
         values = jax.device_get(metrics)
-        alive = np.broadcast_to(np.asarray(state.alive).reshape(self.shape[0], -1), self.shape).ravel()
+        alive = self.per_member(state.alive)
         rows = self.rows_of(phase, state)
         for name, value in values.items():
-            for row, v in zip(rows, np.broadcast_to(value.reshape(self.shape[0], -1), self.shape).ravel(), strict=True):
+            for row, v in zip(rows, self.per_member(value), strict=True):
                 row[f'training/{name}'] = float(v)
         self.writer.write([row for row, ok in zip(rows, alive, strict=True) if ok])
 

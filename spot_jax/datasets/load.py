@@ -56,6 +56,12 @@ def open_minari(dataset_id: str) -> Any:
         raise InputError(f'cannot open the dataset {dataset_id!r} ({reason}); {hint}') from error
 
 
+def evaluation_spec(data: Any) -> EnvSpec | None:
+    """Where a Minari dataset says to evaluate: its evaluation environment, else the one it was collected in, if any."""
+    spec = data.storage.metadata.get('eval_env_spec')
+    return EnvSpec.from_json(spec) if spec else data.spec.env_spec
+
+
 def _episode(raw: Any, task: Task, dataset_id: str) -> tuple[np.ndarray, ...]:
     """One episode's observations [T + 1, O], actions [T, A], rewards [T], masks [T], checked."""
     where = f'{dataset_id}, episode {raw.id}'
@@ -101,7 +107,5 @@ def load(dataset_id: str, task: Task) -> Dataset:
         ) from error
     if start != total:
         raise InputError(f'{dataset_id} is damaged: its episodes have {start} steps, its metadata say {total}')
-    spec = data.storage.metadata.get('eval_env_spec')
-    environment = EnvSpec.from_json(spec) if spec else data.spec.env_spec
     sha256 = hashlib.sha256(rows.data).hexdigest()
-    return Dataset(rows, size, len(low), low, high, dataset_id, sha256, environment)
+    return Dataset(rows, size, len(low), low, high, dataset_id, sha256, evaluation_spec(data))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import ml_collections
+import numpy as np
 from ml_collections.config_dict import placeholder
 
 from spot_jax.errors import InputError
@@ -62,6 +63,7 @@ def default_config() -> ml_collections.ConfigDict:
                 'lr': 1e-3,
                 'beta': 0.5,
                 'steps': 100_000,
+                'restore': placeholder(str),  # a run's folder: take its CVAEs, of the same seeds and β, train none
             },
             'regularizer': {
                 'name': 'support',  # none (TD3) | bc (TD3+BC) | support (SPOT)
@@ -94,12 +96,34 @@ def lookup(config: ml_collections.ConfigDict, path: str) -> Any:
     return config
 
 
-def members(config: ml_collections.ConfigDict) -> list[Member]:
+class Population(NamedTuple):
+    """All members of a run and how they are laid out: [C, P], C CVAEs each shared by P policies."""
+
+    members: list[Member]
+    shape: tuple[int, int]
+
+    def per_member(self, values: Any) -> np.ndarray:
+        """One value per member, `[C * P]`, from those of the CVAEs [C] or of the policies [C, P]."""
+        return np.broadcast_to(np.asarray(values).reshape(self.shape[0], -1), self.shape).ravel()
+
+    def cvaes(self) -> list[tuple[int, float]]:
+        """The seed and β of each CVAE, `[C]`."""
+        return [(m.seed, m.hyperparameters['beta']) for m in self.members[:: self.shape[1]]]
+
+    def hyperparameters(self) -> Hyperparameters:
+        """The traced hyperparameters, arrays [C, P]."""
+        values = ([m.hyperparameters[name] for m in self.members] for name in Hyperparameters._fields)
+        return Hyperparameters(*(np.array(v, np.float32).reshape(self.shape) for v in values))
+
+
+def members(config: ml_collections.ConfigDict) -> Population:
     """All members, seeds outermost, then β, then the rest of the grid: those of one (seed, β) share a CVAE."""
     names = ['beta', *(name for name in HYPERPARAMETERS if name != 'beta')]
     values = [[float(v) for v in config.grid[n]] or [float(lookup(config, HYPERPARAMETERS[n]))] for n in names]
     points = [dict(zip(names, point, strict=True)) for point in itertools.product(*values)]
-    return [Member(int(seed), {n: p[n] for n in Hyperparameters._fields}) for seed in config.seeds for p in points]
+    found = [Member(int(seed), {n: p[n] for n in Hyperparameters._fields}) for seed in config.seeds for p in points]
+    num_cvaes = len(config.seeds) * len(values[0])
+    return Population(found, (num_cvaes, len(found) // num_cvaes))
 
 
 def require(condition: bool, message: str) -> None:

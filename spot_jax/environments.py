@@ -5,6 +5,7 @@ is put on its cell's centre; the start keeps its jitter, else all episodes would
 """
 
 import contextlib
+import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,8 +56,8 @@ class TaskObservation(gym.ObservationWrapper):
 
 
 def import_mazes() -> None:
-    """Registers gymnasium-robotics' mazes, without its warnings about environments of other kinds."""
-    with warnings.catch_warnings():
+    """Registers gymnasium-robotics' mazes, without its notices about environments of other kinds."""
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter('ignore')
         import gymnasium_robotics
 

@@ -11,27 +11,24 @@ from spot_jax import environments, evaluation, policy
 from spot_jax.datasets.load import evaluation_spec, open_minari
 from spot_jax.errors import InputError, exit_status
 from spot_jax.tasks import TASKS
+from spot_jax.workdir import read_run
 
 
 def evaluate(workdir: Path, num_episodes: int, member: int | None, seed: int) -> None:
     """Prints a line per member; raises InputError if the run, the member or the environment is not there."""
     if num_episodes < 1:
         raise InputError(f'--episodes={num_episodes}: must be at least 1')
-    config, state = policy.read_run(workdir)
+    config, state = read_run(workdir)
     task = TASKS[config['task']]
     spec = evaluation_spec(open_minari(config['dataset_id']))
     if spec is None:
         raise InputError(f'{config["dataset_id"]} names no environment to evaluate in')
     chosen = range(state['alive'].size) if member is None else [member]
-    policies = [policy.load(workdir, k) for k in chosen]
-    episodes = evaluation.evaluate(
-        lambda observations: np.stack([act(o) for act, o in zip(policies, observations, strict=True)]),
-        partial(environments.make, spec, task),
-        len(policies),
-        num_episodes,
-        seed,
-        task.is_maze,
-    )
+    policies = [policy.policy_of(config, state, k) for k in chosen]
+    make_env = partial(environments.make, spec, task)
+    evaluator = evaluation.Evaluator(make_env, len(policies), num_episodes, seed, task.is_maze)
+    episodes = evaluator(lambda observations: np.stack([a(o) for a, o in zip(policies, observations, strict=True)]))
+    evaluator.close()
     for i, k in enumerate(chosen):
         result = evaluation.summary(episodes, i, spec.id)
         scores = {name: result[name] for name in ('success_rate', 'normalized_score') if result[name] is not None}

@@ -4,18 +4,17 @@ policy = spot_jax.policy.load('runs/umaze')
 actions = policy(observations)
 """
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from spot_jax import checkpoint
 from spot_jax.errors import InputError
 from spot_jax.networks import Actor
 from spot_jax.types import Params
+from spot_jax.workdir import read_run
 
 
 class Scaling(NamedTuple):
@@ -38,15 +37,22 @@ def batched_act(actor: Actor) -> Callable[[Params, np.ndarray, Scaling], np.ndar
     return act
 
 
-def read_run(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A run's config and newest checkpoint, as nested dicts; raises InputError if there are none."""
-    path = workdir / 'config.json'
-    if not path.exists():
-        raise InputError(f'{workdir} is no run: it has no config.json')
-    state, _ = checkpoint.restore(workdir / 'checkpoints')
-    if state is None or state['phase'] != 'offline':
-        raise InputError(f'the run in {workdir} has no trained policy yet: let it go on training')
-    return json.loads(path.read_text()), state
+def policy_of(config: Mapping[str, Any], state: Mapping[str, Any], member: int) -> Callable[[np.ndarray], np.ndarray]:
+    """The policy of one member, from a run's config and checkpoint; see `load`."""
+    shape = state['alive'].shape
+    if not 0 <= member < state['alive'].size:
+        raise InputError(f'no member {member}: the run has members 0 to {state["alive"].size - 1}')
+    index = np.unravel_index(member, shape)
+    params = jax.tree.map(lambda x: np.asarray(x)[index][None], state['learner']['actor']['params'])
+    scaling = Scaling(**state['scaling'])
+    act = batched_act(Actor(len(scaling.action_low), tuple(config['actor']['hidden_dims'])))
+
+    def policy(observations: np.ndarray) -> np.ndarray:
+        observations = np.asarray(observations, np.float32)
+        flat = observations.reshape(1, -1, observations.shape[-1])
+        return act(params, flat, scaling)[0].reshape(*observations.shape[:-1], -1)
+
+    return policy
 
 
 def load(workdir: str | Path, member: int = 0) -> Callable[[np.ndarray], np.ndarray]:
@@ -54,20 +60,4 @@ def load(workdir: str | Path, member: int = 0) -> Callable[[np.ndarray], np.ndar
 
     Raises InputError if there is no such run or member.
     """
-    config, state = read_run(Path(workdir))
-    params = state['learner']['actor']['params']
-    shape = state['alive'].shape
-    if not 0 <= member < np.prod(shape):
-        raise InputError(f'no member {member}: the run has members 0 to {np.prod(shape) - 1}')
-    index = np.unravel_index(member, shape)
-    scaling = Scaling(**state['scaling'])
-    hidden = tuple(config['actor']['hidden_dims'])
-    act = batched_act(Actor(len(scaling.action_low), hidden, None, config['actor']['dropout']))
-    chosen = jax.tree.map(lambda x: np.asarray(x)[index][None], params)
-
-    def policy(observations: np.ndarray) -> np.ndarray:
-        observations = np.asarray(observations, np.float32)
-        flat = observations.reshape(1, -1, observations.shape[-1])
-        return act(chosen, flat, scaling)[0].reshape(*observations.shape[:-1], -1)
-
-    return policy
+    return policy_of(*read_run(Path(workdir)), member)

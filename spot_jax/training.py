@@ -1,6 +1,5 @@
 """A run from start to end: data, CVAEs, policies, evaluations, checkpoints and results. The only file with loops."""
 
-import importlib.metadata
 import json
 import math
 import signal
@@ -18,31 +17,22 @@ from flax import serialization
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from spot_jax import checkpoint, environments, evaluation, policy, population
+from spot_jax import checkpoint, environments, policy, population, results
 from spot_jax.config import members, validate
 from spot_jax.datasets import Dataset, load
 from spot_jax.errors import InputError
+from spot_jax.evaluation import Episodes, Evaluator
 from spot_jax.metrics import MetricWriter
 from spot_jax.networks import CVAE, Actor, DoubleCritic
 from spot_jax.population import PhaseState, Spec
 from spot_jax.regularizers import REGULARIZERS
 from spot_jax.tasks import TASKS
-from spot_jax.td3 import TD3, Hyperparameters
+from spot_jax.td3 import TD3
+from spot_jax.types import Params
+from spot_jax.workdir import open_workdir, read_run
 
 ALL_DIVERGED = 3
-TRAINING_METRICS = [
-    'cvae_loss',
-    'recon_loss',
-    'kl_loss',
-    'critic_loss',
-    'q',
-    'actor_loss',
-    'actor_q',
-    'q_magnitude',
-    'penalty',
-]
-EVALUATION_METRICS = ['return', 'length', 'success_rate', 'normalized_score']
-LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'gymnasium', 'gymnasium-robotics', 'minari', 'mujoco')
+PHASES = ('cvae', 'offline')
 
 
 def build_spec(config: ConfigDict, dataset: Dataset) -> Spec:
@@ -73,29 +63,6 @@ def normalize(dataset: Dataset, enabled: bool) -> policy.Scaling:
     return policy.Scaling(mean, std, dataset.action_low, dataset.action_high)
 
 
-def open_workdir(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
-    """Makes the run's folder, or returns the checkpoint to resume from; raises InputError if it is another run's."""
-    text = json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True) + '\n'
-    path = workdir / 'config.json'
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            checkpoint.write_atomically(path, text.encode())
-            return None
-    except OSError as error:
-        raise InputError(f'cannot write in --workdir={workdir}: {error.strerror}') from error
-    theirs, ours = json.loads(path.read_text()), json.loads(text)
-    if theirs != ours:
-        names = [k for k in ours if theirs.get(k) != ours[k]]
-        raise InputError(
-            f'{workdir} holds a run of another config (differs in {", ".join(names)}): choose another --workdir'
-        )
-    state, damaged = checkpoint.restore(workdir / 'checkpoints')
-    for name in damaged:
-        print(f'checkpoint {name} is damaged: going on from the one before it', file=sys.stderr)
-    return state
-
-
 class Run:
     """The shell around the pure phases: everything that a checkpoint holds, and where it is written."""
 
@@ -105,24 +72,25 @@ class Run:
         self.dataset_id, self.sha256, self.environment = dataset.dataset_id, dataset.sha256, dataset.environment
         self._check_environment(dataset)
         self.spec = build_spec(config, dataset)
-        self.members = members(config)
-        cvaes = {(m.seed, m.hyperparameters['beta']) for m in self.members}
-        self.shape = (len(cvaes), len(self.members) // len(cvaes))
-        self.seeds = jnp.array([m.seed for m in self.members], jnp.uint32).reshape(self.shape)[:, 0]
-        values = [[m.hyperparameters[n] for m in self.members] for n in Hyperparameters._fields]
-        self.hypers = Hyperparameters(*(jnp.array(v, jnp.float32).reshape(self.shape) for v in values))
-        self.scaling = normalize(dataset, config.normalize_observations)
-        self.act = policy.batched_act(self.spec.td3.actor)
-        self.saved = open_workdir(config, workdir)
-        if self.saved is not None and self.saved['sha256'] != self.sha256:
+        self.population = members(config)
+        self.seeds = jnp.array([seed for seed, _ in self.population.cvaes()], jnp.uint32)
+        self.hypers = jax.tree.map(jnp.asarray, self.population.hyperparameters())
+        self.density_params: Params = None
+        if config.cvae.restore and self.spec.td3.regularizer.uses_density:
+            self.density_params = self._restored_cvaes()
+        self.saved = open_workdir(config, workdir) or {}
+        if self.saved and self.saved['sha256'] != self.sha256:
             raise InputError(
                 f'{config.dataset_id} has changed since the run in {workdir} began: choose another --workdir'
             )
+        self.scaling = normalize(dataset, config.normalize_observations)
         self.rows = jnp.asarray(dataset.transitions)
-        self.density_params: Any = None
-        self.wall_clock: dict[str, float] = {}
-        self.episodes: evaluation.Episodes | None = None
-        self.evaluated_at = 0
+        self.act = policy.batched_act(self.spec.td3.actor)
+        self.evaluator: Evaluator | None = None  # made at the first evaluation
+        self.wall_clock: dict[str, float] = self.saved.get('wall_clock', {})
+        self.evaluated_at: int = self.saved.get('evaluated_at', 0)
+        kept = self.saved.get('episodes')
+        self.episodes = Episodes(kept['returns'], kept['lengths'], kept.get('successes')) if kept else None
         self.stop_signal = 0
 
     def _check_environment(self, dataset: Dataset) -> None:
@@ -134,14 +102,35 @@ class Run:
         environments.check(env, dataset.transitions, dataset.action_low, dataset.action_high)
         env.close()
 
+    def _restored_cvaes(self) -> Params:
+        """The CVAEs [C] that another run trained, of the same seeds and β, on the same data."""
+        folder = Path(self.config.cvae.restore)
+        theirs, state = read_run(folder)
+        ours = json.loads(self.config.to_json())
+        same = {name: (theirs['cvae'][name], ours['cvae'][name]) for name in ('hidden_dims', 'latent_dim')}
+        same['normalize_observations'] = (theirs['normalize_observations'], ours['normalize_observations'])
+        same['dataset'] = (state['sha256'], self.sha256)
+        for name, (their_value, our_value) in same.items():
+            if their_value != our_value:
+                raise InputError(
+                    f"config.cvae.restore={folder}: its {name} is {their_value}, this run's is {our_value}"
+                )
+        have = members(ConfigDict(theirs)).cvaes()
+        missing = [f'seed {seed}, beta {beta:g}' for seed, beta in self.population.cvaes() if (seed, beta) not in have]
+        if missing or not state['density_params']:
+            raise InputError(f'config.cvae.restore={folder} has no CVAE of {"; ".join(missing) or "any seed"}')
+        chosen = np.array([have.index(pair) for pair in self.population.cvaes()])
+        return jax.tree.map(lambda x: jnp.asarray(x[chosen]), state['density_params'])
+
     def handle_signal(self, number: int, frame: FrameType | None) -> None:
-        """Asks the loop to checkpoint and stop."""
+        """Asks the loop to checkpoint and stop; a second signal ends the process at once."""
         del frame
         self.stop_signal = number
+        signal.signal(number, signal.SIG_DFL)
 
     def save(self, phase: str, state: PhaseState) -> None:
         """Writes a checkpoint of everything that matters."""
-        step = int(state.block) + (0 if phase == 'cvae' else 10**9)
+        episodes = self.episodes._asdict() if self.episodes else {}
         tree = {
             'phase': phase,
             'learner': state.learner,
@@ -154,178 +143,115 @@ class Run:
             'metrics_position': self.writer.position,
             'wall_clock': self.wall_clock,
             'evaluated_at': self.evaluated_at,
-            'episodes': {k: v for k, v in self.episodes._asdict().items() if v is not None} if self.episodes else {},
+            'episodes': {name: value for name, value in episodes.items() if value is not None},
         }
-        checkpoint.save(self.workdir / 'checkpoints', step, jax.device_get(tree), self.config.checkpoint.keep)
+        number = int(state.block) + PHASES.index(phase) * 10**9
+        checkpoint.save(self.workdir / 'checkpoints', number, jax.device_get(tree), self.config.checkpoint.keep)
 
     def restored(self, phase: str, fresh: PhaseState) -> PhaseState:
         """`fresh`, or what the checkpoint has of this phase."""
-        if self.saved is None or self.saved['phase'] != phase:
+        if self.saved.get('phase') != phase:
             return fresh
         fields = {
             k: serialization.from_state_dict(getattr(fresh, k), self.saved[k]) for k in PhaseState.__annotations__
         }
         return jax.tree.map(jnp.asarray, PhaseState(**fields))
 
-    def per_member(self, values: Any) -> np.ndarray:
-        """One value per member, `[C * P]`, from those of the CVAEs [C] or of the policies [C, P]."""
-        return np.broadcast_to(np.asarray(values).reshape(self.shape[0], -1), self.shape).ravel()
-
-    def rows_of(self, phase: str, state: PhaseState) -> list[dict[str, Any]]:
-        """The columns that every row of metrics starts with, for all members."""
-        steps = self.per_member(state.gradient_steps)
-        return [
-            {'phase': phase, 'gradient_steps': int(n), 'member': i, 'seed': m.seed, **m.hyperparameters}
-            for i, (m, n) in enumerate(zip(self.members, steps, strict=True))
-        ]
-
-    def log(self, phase: str, state: PhaseState, metrics: dict[str, jax.Array]) -> None:
-        """A row of training metrics for every member that is still alive."""
-        values = jax.device_get(metrics)
-        alive = self.per_member(state.alive)
-        rows = self.rows_of(phase, state)
-        for name, value in values.items():
-            for row, v in zip(rows, self.per_member(value), strict=True):
-                row[f'training/{name}'] = float(v)
-        self.writer.write([row for row, ok in zip(rows, alive, strict=True) if ok])
-
     def evaluate(self, state: PhaseState, step: int, bar: tqdm) -> None:
         """Evaluates all members, unless told to stop on the way."""
+        assert self.environment is not None
         start = time.monotonic()
-        params = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), state.learner.actor.params)
         options = self.config.evaluation
-        episodes = evaluation.evaluate(
-            lambda observations: self.act(params, observations, self.scaling),
-            partial(environments.make, self.environment, self.task),
-            len(self.members),
-            options.episodes,
-            options.seed,
-            self.task.is_maze,
-            lambda: self.stop_signal != 0,
-        )
+        if self.evaluator is None:
+            make_env = partial(environments.make, self.environment, self.task)
+            size = len(self.population.members)
+            self.evaluator = Evaluator(make_env, size, options.episodes, options.seed, self.task.is_maze)
+        params = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), state.learner.actor.params)
+        episodes = self.evaluator(lambda obs: self.act(params, obs, self.scaling), lambda: self.stop_signal != 0)
         if episodes is None:
             return
         self.episodes, self.evaluated_at = episodes, step
-        rows, results = self.rows_of('offline', state), []
-        for i, row in enumerate(rows):
-            result = evaluation.summary(episodes, i, self.environment.id)
-            results.append(result)
-            row['evaluation/return'] = float(np.mean(result['returns']))
-            row['evaluation/length'] = float(np.mean(result['lengths']))
-            for name in ('success_rate', 'normalized_score'):
-                row[f'evaluation/{name}'] = '' if result[name] is None else result[name]
-        self.writer.write([{k: v for k, v in row.items() if v != ''} for row in rows])
-        scores = ' '.join(
-            f'{r["success_rate"]:.2f}' if r['success_rate'] is not None else f'{np.mean(r["returns"]):.1f}'
-            for r in results
-        )
-        what = 'success' if self.task.is_maze else 'return'
-        bar.write(f'offline {step}: {what} of each member {scores}', file=sys.stdout)
+        self.writer.write(results.evaluation_rows(self.population, 'offline', state, episodes, self.environment.id))
+        bar.write(results.evaluation_line('offline', step, episodes), file=sys.stdout)
         self.wall_clock['evaluation'] = self.wall_clock.get('evaluation', 0.0) + time.monotonic() - start
 
     def train(self, phase: str, make: Any, state: PhaseState, steps: int, steps_per_block: int) -> PhaseState:
-        """Runs a phase to its end, or to a signal."""
-        evaluates = phase == 'offline' and self.environment is not None
-        evaluation_interval = self.config.evaluation.interval if evaluates else 0
-        intervals = [self.config.log_interval, self.config.checkpoint.interval, evaluation_interval]
+        """Runs a phase to its end, until all members have diverged, or until a signal."""
+        options = self.config
+        evaluates = phase != 'cvae' and self.environment is not None
+        intervals = [options.log_interval, options.checkpoint.interval, options.evaluation.interval * evaluates]
         chunk = math.gcd(steps, *(i for i in intervals if 0 < i < steps))
         run = make(self.spec, chunk)
 
         def due(interval: int, step: int) -> bool:
             return step > 0 and (step == steps or (interval > 0 and step % interval == 0))
 
-        saved_at = step = int(state.block) * steps_per_block
+        step = int(state.block) * steps_per_block
+        saved = (step, self.evaluated_at) if self.saved.get('phase') == phase else None
+        was_alive = self.population.per_member(state.alive)
+        pending: list[Any] = []  # metrics of chunks that are not logged yet
         with tqdm(total=steps, initial=step, desc=phase, unit=' updates', disable=not sys.stdout.isatty()) as bar:
-            pending: list[Any] = []
             while True:
-                if evaluates and due(evaluation_interval, step) and self.evaluated_at != step and not self.stop_signal:
-                    self.evaluate(state, step, bar)
-                if (self.stop_signal or due(self.config.checkpoint.interval, step)) and (
-                    saved_at != step or step == steps
+                alive = self.population.per_member(state.alive)
+                for member in np.flatnonzero(was_alive & ~alive):
+                    bar.write(f'{phase} {step}: member {member} has diverged and is frozen', file=sys.stdout)
+                was_alive = alive
+                done = step >= steps or not alive.any()
+                stop = self.stop_signal and not pending
+                if (
+                    evaluates
+                    and not stop
+                    and self.evaluated_at != step
+                    and (done or due(options.evaluation.interval, step))
                 ):
+                    self.evaluate(state, step, bar)
+                    stop = self.stop_signal and not pending
+                now = (step, self.evaluated_at)
+                if (stop or done or due(options.checkpoint.interval, step)) and saved != now:
                     self.save(phase, state)
-                    saved_at = step
-                if self.stop_signal or step >= steps or not np.asarray(state.alive).any():
+                    saved = now
+                if stop or done:
                     return state
                 start = time.monotonic()
                 state, metrics = run(state, self.seeds, self.hypers, self.density_params, self.rows)
                 pending.append(metrics)
                 step += chunk
                 bar.update(chunk)
-                if due(self.config.log_interval, step) or due(self.config.checkpoint.interval, step):
-                    self.log(phase, state, jax.tree.map(lambda *xs: jnp.mean(jnp.stack(xs), axis=0), *pending))
+                if due(options.log_interval, step) or due(options.checkpoint.interval, step):
+                    mean = jax.tree.map(lambda *xs: jnp.mean(jnp.stack(xs), axis=0), *pending)
+                    self.writer.write(results.training_rows(self.population, phase, state, mean))
                     pending = []
                 self.wall_clock[phase] = self.wall_clock.get(phase, 0.0) + time.monotonic() - start
 
-    def results(self, state: PhaseState) -> dict[str, Any]:
-        """What `results.json` holds."""
-        environment_id = self.environment.id if self.environment else None
-        listed = []
-        for i, m in enumerate(self.members):
-            found = self.episodes is not None
-            empty = {'returns': None, 'lengths': None, 'success_rate': None, 'normalized_score': None}
-            listed.append(
-                {
-                    'seed': m.seed,
-                    'hyperparameters': m.hyperparameters,
-                    'status': 'completed' if np.asarray(state.alive).ravel()[i] else 'diverged',
-                    'gradient_steps': int(np.asarray(state.gradient_steps).ravel()[i]),
-                    'evaluation': evaluation.summary(self.episodes, i, environment_id) if found else empty,
-                }
-            )
-        return {
-            'dataset_id': self.dataset_id,
-            'dataset_sha256': self.sha256,
-            'environment_id': environment_id,
-            'algorithm': {'none': 'TD3', 'bc': 'TD3+BC', 'support': 'SPOT'}[self.config.regularizer.name],
-            'members': listed,
-            'wall_clock_s': self.wall_clock,
-            'versions': {name: importlib.metadata.version(name) for name in LIBRARIES},
-        }
-
     def go(self) -> int:
         """Trains, resuming where the checkpoint left off; returns the exit status."""
-        columns = ['phase', 'gradient_steps', 'member', 'seed', *Hyperparameters._fields]
-        columns += [f'training/{n}' for n in TRAINING_METRICS] + [f'evaluation/{n}' for n in EVALUATION_METRICS]
-        position = 0
-        if self.saved is not None:
-            position, self.wall_clock = self.saved['metrics_position'], self.saved['wall_clock']
-            self.evaluated_at = self.saved['evaluated_at']
-            if self.saved['episodes']:
-                kept = self.saved['episodes']
-                self.episodes = evaluation.Episodes(kept['returns'], kept['lengths'], kept.get('successes'))
-        with MetricWriter(self.workdir, columns, position) as self.writer:
-            if self.spec.td3.regularizer.uses_density:
-                if self.saved is None or self.saved['phase'] == 'cvae':
-                    fresh = population.init_cvaes(self.seeds, self.spec)
-                    state = self.restored('cvae', fresh)
-                    state = self.train('cvae', population.cvae_phase, state, self.config.cvae.steps, 1)
-                    if self.stop_signal:
-                        return 128 + self.stop_signal
-                    self.density_params = state.learner.params
-                else:
-                    self.density_params = jax.tree.map(jnp.asarray, self.saved['density_params'])
-            state = self.restored('offline', population.init_policies(self.seeds, self.shape[1], self.spec))
+        with MetricWriter(self.workdir, results.COLUMNS, self.saved.get('metrics_position', 0)) as self.writer:
+            if self.saved.get('phase') == 'offline':
+                self.density_params = jax.tree.map(jnp.asarray, self.saved['density_params'])
+            elif self.spec.td3.regularizer.uses_density and self.density_params is None:
+                state = self.restored('cvae', population.init_cvaes(self.seeds, self.spec))
+                state = self.train('cvae', population.cvae_phase, state, self.config.cvae.steps, 1)
+                if self.stop_signal:
+                    return 128 + self.stop_signal
+                self.density_params = state.learner.params
+            state = population.init_policies(self.seeds, self.population.shape[1], self.spec)
+            state = self.restored('offline', state)
             freq = self.config.policy_freq
             state = self.train('offline', population.policy_phase, state, self.config.offline.steps, freq)
             if self.stop_signal:
                 return 128 + self.stop_signal
-        results = self.results(state)
-        checkpoint.write_atomically(self.workdir / 'results.json', (json.dumps(results, indent=2) + '\n').encode())
-        print_table(results)
-        return 0 if any(m['status'] == 'completed' for m in results['members']) else ALL_DIVERGED
-
-
-def print_table(results: dict[str, Any]) -> None:
-    """Prints a line per member."""
-    print(
-        f'\n{results["algorithm"]} on {results["dataset_id"]}\nmember  seed  weight  status     return   success  score'
-    )
-    for i, m in enumerate(results['members']):
-        e = m['evaluation']
-        cells = [np.mean(e['returns']) if e['returns'] else None, e['success_rate'], e['normalized_score']]
-        text = '  '.join('      -' if c is None else f'{c:7.2f}' for c in cells)
-        print(f'{i:6d}  {m["seed"]:4d}  {m["hyperparameters"]["regularizer_weight"]:6g}  {m["status"]:9s}  {text}')
+        environment_id = self.environment.id if self.environment else None
+        report = {
+            'dataset_id': self.dataset_id,
+            'dataset_sha256': self.sha256,
+            'environment_id': environment_id,
+            'algorithm': results.ALGORITHMS[self.config.regularizer.name],
+            'wall_clock_s': self.wall_clock,
+            **results.results(self.population, state, self.episodes, environment_id),
+        }
+        checkpoint.write_atomically(self.workdir / 'results.json', (json.dumps(report, indent=2) + '\n').encode())
+        print(results.table(report))
+        return 0 if np.asarray(state.alive).any() else ALL_DIVERGED
 
 
 def run(config: ConfigDict, workdir: Path) -> int:

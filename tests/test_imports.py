@@ -6,10 +6,11 @@ from pathlib import Path
 ORDER = [
     'errors types',
     'networks train_state tasks checkpoint metrics',
-    'density environments',
+    'density environments workdir',
     'regularizers datasets evaluation policy',
     'td3',
     'population config',
+    'results',
     'training evaluate',
     'main',
 ]

@@ -1,10 +1,14 @@
 """The real command, end to end on tiny settings."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -13,7 +17,9 @@ from spot_jax.config import default_config, members, validate
 from spot_jax.datasets import pointmaze
 from spot_jax.errors import InputError
 from spot_jax.main import cli
+from spot_jax.workdir import read_run
 
+ROOT = Path(__file__).parents[1]
 ID = 'spot_jax/pointmaze/umaze-v0'
 
 
@@ -76,27 +82,104 @@ def test_results(finished):
     assert len(rows) == 1 + 2 * (2 + 4 + 2)  # header; per member: CVAE, policy and evaluation rows
 
 
+def assert_same_run(workdir, other):
+    """Metrics to the byte, every array of the newest checkpoints to the bit."""
+    assert (workdir / 'metrics.csv').read_bytes() == (other / 'metrics.csv').read_bytes()
+    (_, ours), (_, theirs) = read_run(workdir), read_run(other)
+    for name in ('learner', 'density_params', 'episodes', 'gradient_steps', 'metrics_position'):
+        np.testing.assert_equal(ours[name], theirs[name])
+
+
 @pytest.mark.parametrize('stop_after', ['cvae', 'offline'])
 def test_stopped_and_resumed_is_bit_identical(finished, tmp_path, monkeypatch, stop_after):
-    original = training.Run.log
+    original = training.results.training_rows
 
-    def log_and_stop(self, phase, state, metrics):
-        original(self, phase, state, metrics)
+    def stop(population, phase, state, metrics):
         if phase == stop_after and int(state.block) >= 5:
-            self.stop_signal = 15
+            signal.raise_signal(signal.SIGTERM)
+        return original(population, phase, state, metrics)
 
-    monkeypatch.setattr(training.Run, 'log', log_and_stop)
+    monkeypatch.setattr(training.results, 'training_rows', stop)
     assert training.run(tiny(), tmp_path) == 143
     assert not (tmp_path / 'results.json').exists()
-    monkeypatch.setattr(training.Run, 'log', original)
+    monkeypatch.setattr(training.results, 'training_rows', original)
     with (tmp_path / 'metrics.csv').open('a') as file:
         file.write('what a killed run wrote after its checkpoint\n')
     assert training.run(tiny(), tmp_path) == 0
-    assert (tmp_path / 'metrics.csv').read_bytes() == (finished / 'metrics.csv').read_bytes()
-    name = sorted(p.name for p in (finished / 'checkpoints').iterdir())[-1]
-    ours, theirs = (policy.read_run(w)[1]['learner'] for w in (tmp_path, finished))
-    assert name in [p.name for p in (tmp_path / 'checkpoints').iterdir()]
-    np.testing.assert_equal(ours, theirs)
+    assert_same_run(tmp_path, finished)
+
+
+def command_line(workdir, **changes):
+    """The command of `tiny` settings."""
+    flat = {
+        'seeds': '0,1',
+        'batch_size': 16,
+        'log_interval': 100,
+        'cvae.steps': 200,
+        'cvae.hidden_dims': '(8,)',
+        'offline.steps': 2000,
+        'evaluation.interval': 1000,
+        'evaluation.episodes': 2,
+        'checkpoint.interval': 200,
+        **changes,
+    }
+    options = [f'--config.{name}={value}' for name, value in flat.items()]
+    return [
+        sys.executable,
+        '-m',
+        'spot_jax.main',
+        '--config=experiments/pointmaze.py',
+        f'--workdir={workdir}',
+        *options,
+    ]
+
+
+def test_killed_and_started_again_is_bit_identical(tmp_path):
+    """A real process, SIGKILL at moments of the policies' training and of the CVAEs'."""
+    start = partial(subprocess.Popen, cwd=ROOT, stdout=subprocess.DEVNULL)
+    killed, whole = tmp_path / 'killed', tmp_path / 'whole'
+    for lines in (3, 15):
+        process = start(command_line(killed))
+        while not (killed / 'metrics.csv').exists() or (killed / 'metrics.csv').read_bytes().count(b'\n') < lines:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    assert not (killed / 'results.json').exists()
+    assert [start(command_line(w)).wait() for w in (killed, whole)] == [0, 0]
+    assert_same_run(killed, whole)
+
+
+def test_cvae_of_another_run(finished, tmp_path):
+    again = tmp_path / 'again'
+    assert training.run(tiny(**{'cvae.restore': str(finished)}), again) == 0
+    np.testing.assert_equal(read_run(again)[1]['learner'], read_run(finished)[1]['learner'])
+    assert 'cvae' not in json.loads((again / 'results.json').read_text())['wall_clock_s']
+    one = tiny(**{'cvae.restore': str(finished), 'seeds': (1,), 'regularizer.weight': 1.0})
+    assert training.run(one, tmp_path / 'one') == 0
+    theirs, ours = (read_run(w)[1]['density_params'] for w in (finished, tmp_path / 'one'))
+    np.testing.assert_equal(ours, jax.tree.map(lambda x: x[1:], theirs))
+    for changes, message in (
+        ({'seeds': (1, 2)}, 'no CVAE of seed 2, beta 0.5'),
+        ({'cvae.hidden_dims': (9,)}, 'hidden_dims'),
+        ({'normalize_observations': True}, 'normalize_observations'),
+        ({'cvae.restore': str(tmp_path)}, 'is no run'),
+    ):
+        with pytest.raises(InputError, match=message):
+            training.run(tiny(**{'cvae.restore': str(finished), **changes}), tmp_path / 'bad')
+        assert not (tmp_path / 'bad').exists()
+
+
+def test_all_diverged(tmp_path, capsys):
+    """Status 3, with a checkpoint, an evaluation of what was reached, and no more rows after it happened."""
+    assert training.run(tiny(**{'critic.lr': 1e9}), tmp_path) == 3
+    results = json.loads((tmp_path / 'results.json').read_text())
+    assert [m['status'] for m in results['members']] == ['diverged', 'diverged']
+    assert all(m['gradient_steps'] < 40 for m in results['members'])
+    assert 'member 1 has diverged' in capsys.readouterr().out
+    before = (tmp_path / 'metrics.csv').read_bytes()
+    assert training.run(tiny(**{'critic.lr': 1e9}), tmp_path) == 3
+    assert (tmp_path / 'metrics.csv').read_bytes() == before
 
 
 def test_damaged_checkpoint_falls_back(finished, tmp_path, capsys):
@@ -125,7 +208,9 @@ def test_loaded_policy_acts_within_bounds(finished):
 
 def test_members_and_grid():
     config = tiny(**{'grid.regularizer_weight': (0.1, 0.2), 'grid.beta': (0.5, 1.0)})
-    found = [(m.seed, m.hyperparameters['beta'], m.hyperparameters['regularizer_weight']) for m in members(config)]
+    found = [
+        (m.seed, m.hyperparameters['beta'], m.hyperparameters['regularizer_weight']) for m in members(config).members
+    ]
     assert found[:4] == [(0, 0.5, 0.1), (0, 0.5, 0.2), (0, 1.0, 0.1), (0, 1.0, 0.2)]
     assert len(found) == 8
 
@@ -162,7 +247,7 @@ def test_evaluate_again(finished, capsys):
 )
 def test_bad_command_is_one_line_and_status_2(arguments, words, tmp_path):
     command = [sys.executable, '-m', 'spot_jax.main', *arguments, f'--workdir={tmp_path / "run"}']
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 2
     assert done.stderr.count('\n') == 1
     assert words in done.stderr

@@ -1,0 +1,107 @@
+"""What a run reports: rows of metrics, one line per evaluation, `results.json` and the table at the end."""
+
+import importlib.metadata
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from spot_jax.config import Population
+from spot_jax.evaluation import Episodes, summary
+from spot_jax.population import PhaseState
+from spot_jax.td3 import Hyperparameters
+
+TRAINING = (
+    'cvae_loss',
+    'recon_loss',
+    'kl_loss',
+    'critic_loss',
+    'q',
+    'actor_loss',
+    'actor_q',
+    'q_magnitude',
+    'penalty',
+)
+EVALUATION = ('return', 'length', 'success_rate', 'normalized_score')
+COLUMNS = [
+    *('phase', 'gradient_steps', 'member', 'seed', *Hyperparameters._fields),
+    *(f'training/{name}' for name in TRAINING),
+    *(f'evaluation/{name}' for name in EVALUATION),
+]
+ALGORITHMS = {'none': 'TD3', 'bc': 'TD3+BC', 'support': 'SPOT'}
+LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'gymnasium', 'gymnasium-robotics', 'minari', 'mujoco')
+
+Row = dict[str, Any]
+
+
+def _rows(population: Population, phase: str, state: PhaseState, values: list[Row]) -> list[Row]:
+    """Every member's `values` behind the columns that each row starts with; diverged members have no more rows."""
+    steps, alive = population.per_member(state.gradient_steps), population.per_member(state.alive)
+    return [
+        {'phase': phase, 'gradient_steps': int(steps[i]), 'member': i, 'seed': m.seed, **m.hyperparameters, **values[i]}
+        for i, m in enumerate(population.members)
+        if alive[i]
+    ]
+
+
+def training_rows(population: Population, phase: str, state: PhaseState, metrics: Mapping[str, Any]) -> list[Row]:
+    """A row of training metrics (leaves [C] or [C, P]) for every member that is still alive."""
+    values = {name: population.per_member(v) for name, v in jax.device_get(dict(metrics)).items()}
+    each = [{f'training/{name}': float(v[i]) for name, v in values.items()} for i in range(len(population.members))]
+    return _rows(population, phase, state, each)
+
+
+def evaluation_rows(
+    population: Population, phase: str, state: PhaseState, episodes: Episodes, environment_id: str
+) -> list[Row]:
+    """A row of evaluation metrics for every member that is still alive."""
+    each = []
+    for i in range(len(population.members)):
+        result = summary(episodes, i, environment_id)
+        means = {'return': np.mean(result['returns']), 'length': np.mean(result['lengths'])}
+        scores = {name: result[name] for name in ('success_rate', 'normalized_score') if result[name] is not None}
+        each.append({f'evaluation/{name}': float(v) for name, v in (means | scores).items()})
+    return _rows(population, phase, state, each)
+
+
+def evaluation_line(phase: str, step: int, episodes: Episodes) -> str:
+    """One line for people: every member's success rate, or mean return where there is no goal."""
+    if episodes.successes is not None:
+        return f'{phase} {step}: success of each member ' + ' '.join(f'{x:.2f}' for x in episodes.successes.mean(1))
+    return f'{phase} {step}: return of each member ' + ' '.join(f'{x:.1f}' for x in episodes.returns.mean(1))
+
+
+def results(
+    population: Population, state: PhaseState, episodes: Episodes | None, environment_id: str | None
+) -> dict[str, Any]:
+    """The members' part of `results.json`, and the versions of the libraries."""
+    alive, steps = population.per_member(state.alive), population.per_member(state.gradient_steps)
+    return {
+        'members': [
+            {
+                'seed': m.seed,
+                'hyperparameters': m.hyperparameters,
+                'status': 'completed' if alive[i] else 'diverged',
+                'gradient_steps': int(steps[i]),
+                'evaluation': summary(episodes, i, environment_id),
+            }
+            for i, m in enumerate(population.members)
+        ],
+        'versions': {name: importlib.metadata.version(name) for name in LIBRARIES},
+    }
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """A line per member, for people."""
+    lines = [
+        f'\n{results["algorithm"]} on {results["dataset_id"]}',
+        'member  seed  weight  status     return   success  score',
+    ]
+    for i, m in enumerate(results['members']):
+        e = m['evaluation']
+        cells = [np.mean(e['returns']) if e['returns'] else None, e['success_rate'], e['normalized_score']]
+        text = '  '.join('      -' if c is None else f'{c:7.2f}' for c in cells)
+        weight = m['hyperparameters']['regularizer_weight']
+        lines.append(f'{i:6d}  {m["seed"]:4d}  {weight:6g}  {m["status"]:9s}  {text}')
+    return '\n'.join(lines)

@@ -45,6 +45,8 @@ def cli(argv: list[str]) -> int:
         import jax
 
         jax.config.update('jax_numpy_rank_promotion', 'raise')
+        if jax.config.jax_compilation_cache_dir is None:
+            jax.config.update('jax_compilation_cache_dir', str(Path('~/.cache/spot_jax').expanduser()))
         from spot_jax.training import run
 
         return run(config, workdir)

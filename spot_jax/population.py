@@ -6,6 +6,7 @@ Randomness depends on the seed and the step alone, so a member gets the same num
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -52,6 +53,7 @@ def _start(learner: Any, shape: tuple[int, ...]) -> PhaseState:
     return PhaseState(learner, jnp.ones(shape, bool), jnp.zeros(shape, jnp.int32), jnp.int32(0))
 
 
+@partial(jax.jit, static_argnames='spec')
 def init_cvaes(seeds: Array, spec: Spec) -> PhaseState:
     """Fresh CVAEs, one for each of `seeds` [C]."""
     observations, actions = jnp.zeros((1, spec.observation_dim)), jnp.zeros((1, spec.cvae.action_dim))
@@ -60,6 +62,7 @@ def init_cvaes(seeds: Array, spec: Spec) -> PhaseState:
     return _start(create(stream_keys(seeds, CVAE_INIT)), seeds.shape)
 
 
+@partial(jax.jit, static_argnames=('num_settings', 'spec'))
 def init_policies(seeds: Array, num_settings: int, spec: Spec) -> PhaseState:
     """Fresh actors and critics [C, P]: the settings of one seed start from the same weights."""
     states = jax.vmap(lambda key: td3.init(key, spec.td3, spec.observation_dim))(stream_keys(seeds, POLICY_INIT))

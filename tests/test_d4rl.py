@@ -1,6 +1,7 @@
 """D4RL's flat files become episodes: none of their steps is joined to another episode's."""
 
 import re
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -162,6 +163,7 @@ def test_environment_that_agrees_is_where_to_evaluate(import_file, capsys):
         ((4, 1), 'CartPole-v1', 'not vectors'),
         ((3, 1), 'Pendulum-v1', None),
         ((29, 8), 'AntMaze_UMaze-v5', 'observations of'),
+        ((11, 3), 'Hopper-v2', 'cannot make the dataset'),
     ],
 )
 def test_environment_and_sizes(import_file, capsys, size, environment, reason):
@@ -279,6 +281,12 @@ def _garble(path, name, chunk):
 def test_bad_id(import_file, store, capsys, dataset_id):
     assert import_file(six(), dataset_id=dataset_id) == 2
     _check_refusal(capsys, store, 'is no dataset id')
+
+
+def test_full_disk(import_file, store, capsys, monkeypatch):
+    monkeypatch.setattr('shutil.disk_usage', lambda path: SimpleNamespace(free=1000))
+    assert import_file(six()) == 2
+    _check_refusal(capsys, store, 'GB of disk')
 
 
 @pytest.mark.parametrize('environment', ['Hoper-v5', 'Hopper', 'two words', ''])

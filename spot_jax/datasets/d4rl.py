@@ -6,6 +6,7 @@ Streamed: besides a flag per step, no more than an episode is in memory.
 import contextlib
 import hashlib
 import itertools
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ INFOS = ('goal', 'qpos', 'qvel')
 MAZE_TASKS = {'AntMaze': 'antmaze', 'PointMaze': 'pointmaze'}
 CHUNK = 2**14  # steps
 CACHE = 2**24  # bytes per array: a compressed chunk that several episodes share is unpacked once
+EPISODE_OVERHEAD = 2**14  # bytes in Minari's files
 SAMPLE = 10_000  # steps that an environment is checked against
 
 Arrays = dict[str, h5py.Dataset]
@@ -71,7 +73,7 @@ def _arrays(file: h5py.File) -> Arrays:
     try:
         arrays = {name: file[name] for name in ranks if name in file}
     except (OSError, KeyError, RuntimeError) as error:
-        raise InputError(f'{path} is damaged: {error}; get it again') from error
+        raise InputError(f'{path} is damaged: its arrays cannot be found; get it again') from error
     missing = [name for name in NEEDED if name not in arrays]
     if missing:
         raise InputError(f'{path} has no {", ".join(missing)}: D4RL files hold at least {", ".join(NEEDED)}')
@@ -163,10 +165,10 @@ def _find_environment(environment_id: str) -> EnvSpec:
         raise InputError(f'--environment={environment_id}: {str(error).splitlines()[0]}') from error
 
 
-def _check_environment(spec: EnvSpec, arrays: Arrays) -> tuple[Box, str | None]:
-    """The environment's action space if it fits, and why the data cannot be evaluated there, if they cannot."""
+def _check_environment(spec: EnvSpec, arrays: Arrays) -> tuple[Box, str]:
+    """The environment's action space if it fits, and why the data cannot be evaluated there ('' if they can)."""
     (n, o), a = arrays['observations'].shape, arrays['actions'].shape[1]
-    space = Box(-1, 1, (a,), np.float32)
+    space: Box = Box(-1, 1, (a,), np.float32)
     sample = _read(arrays['observations'], step=-(-n // SAMPLE)).astype(np.float32)
     check_finite(arrays['observations'].file.filename, observations=sample)
     rows = np.zeros((len(sample), 2 * o + a + 2), np.float32)
@@ -174,30 +176,32 @@ def _check_environment(spec: EnvSpec, arrays: Arrays) -> tuple[Box, str | None]:
     try:
         with contextlib.closing(environments.make(spec, TASKS[MAZE_TASKS.get(family(spec.id), 'locomotion')])) as env:
             theirs = env.action_space
-            if not isinstance(theirs, Box) or len(env.observation_space.shape) != 1:
+            if not isinstance(theirs, Box) or len(env.observation_space.shape or ()) != 1:
                 raise InputError(f'observations and actions of {spec.id} are not vectors')
             if theirs.shape == space.shape and theirs.is_bounded():
                 space = theirs
             environments.check(env, rows, space.low, space.high)
     except InputError as error:
         return space, str(error)
-    return space, None
+    return space, ''
 
 
 def import_d4rl(path: str | Path, dataset_id: str, environment_id: str | None = None, overwrite: bool = False) -> None:
     """Makes a Minari dataset of a D4RL file: observations [N, O], actions [N, A], rewards [N], terminals [N].
 
     The environment is recorded for evaluation if its sizes, action bounds and walls agree with the data; its time limit
-    ends the episodes of a file that has neither `timeouts` nor `next_observations`. The dataset appears whole or not at
-    all. Raises InputError if the file or the environment makes no sense, or if the id is malformed or taken.
+    ends, in any case, the episodes of a file that has neither `timeouts` nor `next_observations`. The dataset appears
+    whole or not at all. Raises InputError if the file or the environment makes no sense, or if the id is malformed or
+    taken.
     """
     from minari.dataset.minari_storage import MinariStorage
 
-    with new_dataset(dataset_id, overwrite) as folder, _open(Path(path)) as file:
+    path = Path(path)
+    with new_dataset(dataset_id, overwrite) as folder, _open(path) as file:
         arrays = _arrays(file)
         o, a = arrays['observations'].shape[1], arrays['actions'].shape[1]
-        spec, space, reason = None, Box(-1, 1, (a,), np.float32), 'no --environment is named'
-        limit = None
+        spec, limit, reason = None, None, 'no --environment is named'
+        space: Box = Box(-1, 1, (a,), np.float32)
         if environment_id is not None:
             spec = _find_environment(environment_id)
             limit = spec.max_episode_steps
@@ -206,14 +210,17 @@ def import_d4rl(path: str | Path, dataset_id: str, environment_id: str | None = 
         if len(episodes.starts) == 0:
             raise InputError(f'{path} has no episode with a step whose next observation is known')
         transitions = int((episodes.stops - episodes.starts).sum())
-        evaluated = spec if reason is None else None
+        size = sum(array.nbytes for array in arrays.values()) + EPISODE_OVERHEAD * len(episodes.starts)
+        if shutil.disk_usage(folder).free < size:  # HDF5 crashes when the disk is full
+            raise InputError(f'{dataset_id} takes about {size / 1e9:.1f} GB of disk, and there is not as much left')
+        evaluated = None if reason else spec
         spaces = {'observation_space': Box(-np.inf, np.inf, (o,), np.float32), 'action_space': space}
         storage = MinariStorage.new(folder / 'data', env_spec=evaluated, **spaces)
-        storage.update_metadata(_metadata(dataset_id, Path(path), transitions, len(episodes.starts), evaluated))
+        storage.update_metadata(_metadata(dataset_id, path, transitions, len(episodes.starts), evaluated))
         storage.update_episodes(_buffers(arrays, episodes, space.low, space.high))
     if limit is None and not set(OPTIONAL) & set(arrays):
         print(f'{path} does not say where time-outs are: name the --environment, or episodes end at terminals only')
-    if reason is not None:
+    if reason:
         print(f'{dataset_id} can be trained on, but not evaluated: {reason}')
     print(f'{dataset_id}: {transitions} transitions in {len(episodes.starts)} episodes')
 

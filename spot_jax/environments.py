@@ -127,8 +127,10 @@ def make(spec: EnvSpec, task: Task) -> gym.Env:
             stock = spec.entry_point != 'spot_jax.environments:point_maze'
             env = gym.make(spec, **({'continuing_task': False} if stock else {}))
         return TaskObservation(PinnedGoal(env) if stock else env, task)
-    except (ImportError, gym.error.Error, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+    except InputError:
+        raise
+    except Exception as error:  # the environments' constructors raise many kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"cannot make the dataset's environment {spec.id}: {reason}") from error
 
 

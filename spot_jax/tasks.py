@@ -78,11 +78,16 @@ REFERENCE_RETURNS: dict[str, tuple[float, float]] = {
 }
 
 
+def family(environment_id: str) -> str:
+    """What an environment's versions and layouts share: 'AntMaze' of 'AntMaze_UMaze-v4', 'Hopper' of 'Hopper-v5'."""
+    return environment_id.split('/')[-1].split('-')[0].split('_')[0]
+
+
 def normalized_score(environment_id: str, returns: Any, successes: Any | None) -> float | None:
     """D4RL's score, 100·(return − random)/(expert − random), or None where there are no reference returns."""
-    family = environment_id.split('/')[-1].split('-')[0].split('_')[0]
-    if family not in REFERENCE_RETURNS:
+    name = family(environment_id)
+    if name not in REFERENCE_RETURNS:
         return None
-    low, high = REFERENCE_RETURNS[family]
+    low, high = REFERENCE_RETURNS[name]
     value = np.mean(returns if successes is None else successes)
     return float(100 * (value - low) / (high - low))

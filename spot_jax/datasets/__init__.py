@@ -1,4 +1,4 @@
-"""Datasets: Minari in, packed transitions out; `python -m spot_jax.datasets` lists, shows and generates them."""
+"""Datasets: Minari in, packed transitions out; `python -m spot_jax.datasets` lists, shows and makes them."""
 
 from spot_jax.datasets.load import Dataset, load
 

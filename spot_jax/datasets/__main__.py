@@ -1,11 +1,13 @@
-"""`python -m spot_jax.datasets`: list, show and generate datasets."""
+"""`python -m spot_jax.datasets`: list, show, generate and import datasets."""
 
 import argparse
 import sys
+from pathlib import Path
 
 import numpy as np
 
-from spot_jax.datasets.load import open_minari
+from spot_jax.datasets.d4rl import import_d4rl
+from spot_jax.datasets.load import evaluation_spec, open_minari
 from spot_jax.datasets.pointmaze import RECIPES, generate
 from spot_jax.errors import exit_status
 
@@ -30,7 +32,8 @@ def show(dataset_id: str) -> None:
     if set(np.unique(returns % 1)) == {0.0}:
         print(f'episodes that reach a reward of 1: {100 * reached.mean():.1f}%')
     print(f'observations: {data.spec.observation_space}\nactions: {data.spec.action_space}')
-    print(f'environment: {data.spec.env_spec.id if data.spec.env_spec else "none"}')
+    environment = evaluation_spec(data)
+    print(f'environment: {environment.id if environment else "none (it cannot be evaluated)"}')
     print(f'made by: {", ".join(sorted(metadata.get("author", [])))}: {metadata.get("algorithm_name", "")}')
     print(metadata.get('description', ''))
 
@@ -46,11 +49,18 @@ def main(argv: list[str] | None = None) -> int:
     make.add_argument('--transitions', type=int, help="default: the recipe's own number")
     make.add_argument('--seed', type=int, default=0)
     make.add_argument('--overwrite', action='store_true')
+    take = commands.add_parser('import-d4rl', help="make a dataset of one of D4RL's HDF5 files")
+    take.add_argument('file', type=Path)
+    take.add_argument('--id', required=True, help='NAMESPACE/NAME-vN')
+    take.add_argument('--environment', help='to evaluate in, as gymnasium calls it: Hopper-v5, AntMaze_UMaze-v4')
+    take.add_argument('--overwrite', action='store_true')
     args = parser.parse_args(argv)
     if args.command == 'list':
         return exit_status(show_all)
     if args.command == 'show':
         return exit_status(lambda: show(args.id))
+    if args.command == 'import-d4rl':
+        return exit_status(lambda: import_d4rl(args.file, args.id, args.environment, args.overwrite))
     return exit_status(lambda: generate(args.id, args.transitions, args.seed, args.overwrite))
 
 

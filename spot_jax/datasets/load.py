@@ -62,6 +62,20 @@ def evaluation_spec(data: Any) -> EnvSpec | None:
     return EnvSpec.from_json(spec) if spec else data.spec.env_spec
 
 
+def check_finite(where: str, **arrays: np.ndarray) -> None:
+    """Raises InputError if an array contains NaN or infinity."""
+    for name, values in arrays.items():
+        if not np.isfinite(values).all():
+            raise InputError(f'{where}: {name} contain NaN or infinity')
+
+
+def check_bounds(where: str, actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+    """Raises InputError if actions [T, A] are outside the bounds `low` and `high` [A], by more than rounding."""
+    excess = max(np.max(low - actions), np.max(actions - high))
+    if excess > ACTION_TOLERANCE:
+        raise InputError(f'{where}: actions outside the bounds {low.min():g} to {high.max():g}, by up to {excess:.2g}')
+
+
 def _episode(raw: Any, task: Task, dataset_id: str) -> tuple[np.ndarray, ...]:
     """One episode's observations [T + 1, O], actions [T, A], rewards [T], masks [T], checked."""
     where = f'{dataset_id}, episode {raw.id}'
@@ -69,9 +83,7 @@ def _episode(raw: Any, task: Task, dataset_id: str) -> tuple[np.ndarray, ...]:
     actions, rewards = np.asarray(raw.actions, np.float32), np.asarray(raw.rewards)
     if len(actions) == 0 or len(observations) != len(actions) + 1:
         raise InputError(f'{where}: {len(observations)} observations for {len(actions)} actions; expected one more')
-    for name, values in (('observations', observations), ('actions', actions), ('rewards', rewards)):
-        if not np.isfinite(values).all():
-            raise InputError(f'{where}: {name} contain NaN or infinity')
+    check_finite(where, observations=observations, actions=actions, rewards=rewards)
     masks = 1.0 - task.terminal(rewards, raw.terminations)
     return observations, actions, task.reward(rewards), masks
 
@@ -95,8 +107,7 @@ def load(dataset_id: str, task: Task) -> Dataset:
                 rows = np.empty((total, 2 * size + a + 2), np.float32)
             if observations.shape[1] != size:
                 raise InputError(f'{dataset_id}, episode {raw.id}: observations of {observations.shape[1]}, not {size}')
-            if (actions < low - ACTION_TOLERANCE).any() or (actions > high + ACTION_TOLERANCE).any():
-                raise InputError(f'{dataset_id}, episode {raw.id}: actions outside the bounds {low} to {high}')
+            check_bounds(f'{dataset_id}, episode {raw.id}', actions, low, high)
             unit = np.clip(2 * (actions - low) / (high - low) - 1, -1, 1)
             columns = [observations[:-1], unit, rewards[:, None], masks[:, None], observations[1:]]
             np.concatenate(columns, axis=1, out=rows[start : start + len(actions)], casting='same_kind')

@@ -4,17 +4,16 @@ A planner's waypoints over the maze's cells and a noisy PD controller take the p
 Rewards are those of the evaluation's fixed goal. An episode is truncated at its own goal or at the time limit.
 """
 
-import shutil
 import sys
 from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
+from spot_jax.datasets.store import new_dataset
 from spot_jax.environments import GOAL_RADIUS, POINT_MAZES
 from spot_jax.errors import InputError
 
@@ -108,8 +107,6 @@ def generate(dataset_id: str, transitions: int | None = None, seed: int = 0, ove
     It appears whole or not at all. Raises InputError if the id is no recipe's, or is taken and not to be overwritten.
     """
     from minari.dataset.minari_storage import MinariStorage
-    from minari.namespace import create_namespace, list_local_namespaces
-    from minari.storage import get_dataset_path
 
     if dataset_id not in RECIPES:
         raise InputError(f'no recipe for {dataset_id!r}: choose one of {", ".join(RECIPES)}')
@@ -117,26 +114,13 @@ def generate(dataset_id: str, transitions: int | None = None, seed: int = 0, ove
     transitions = default if transitions is None else transitions
     if transitions < 1:
         raise InputError(f'--transitions={transitions}: must be at least 1')
-    path = Path(get_dataset_path(dataset_id))
-    if path.exists() and not overwrite:
-        raise InputError(f'{dataset_id} is there already: --overwrite makes it anew')
-    namespace = dataset_id.rsplit('/', 1)[0]
-    if namespace not in list_local_namespaces():
-        create_namespace(namespace)
-    temporary = path.with_name(f'.{path.name}.tmp')
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with new_dataset(dataset_id, overwrite) as folder:
         env = gym.make(f'spot_jax/PointMaze-{name}-v0')
         unlimited = gym.make(f'spot_jax/PointMaze-{name}-v0', max_episode_steps=-1, disable_env_checker=True)
         spaces = {'observation_space': env.observation_space, 'action_space': env.action_space}
-        storage = MinariStorage.new(temporary / 'data', env_spec=env.spec, **spaces)
+        storage = MinariStorage.new(folder / 'data', env_spec=env.spec, **spaces)
         storage.update_metadata(_metadata(dataset_id, transitions, seed, env))
         storage.update_episodes(_episodes(unlimited, POINT_MAZES[name][3], transitions, seed))
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _metadata(dataset_id: str, transitions: int, seed: int, env: gym.Env) -> dict[str, Any]:

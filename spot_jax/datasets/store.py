@@ -1,0 +1,47 @@
+"""Where datasets are written: Minari's local folder, whole or not at all."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from spot_jax.errors import InputError
+
+
+@contextlib.contextmanager
+def new_dataset(dataset_id: str, overwrite: bool) -> Iterator[Path]:
+    """Yields a folder for a dataset's files; it takes its place under the id once the block ends without an error.
+
+    Raises InputError if the id is malformed, or is taken and not to be overwritten, or nothing can be written there.
+    """
+    from minari.dataset.minari_dataset import parse_dataset_id
+    from minari.namespace import create_namespace, list_local_namespaces
+    from minari.storage import get_dataset_path
+
+    try:
+        namespace, _, _ = parse_dataset_id(dataset_id)
+        if '//' in dataset_id:  # Minari takes it, and then does not find the dataset
+            raise ValueError('empty name')
+    except (ValueError, TypeError) as error:
+        raise InputError(f'{dataset_id!r} is no dataset id: give one such as d4rl/hopper/medium-v2') from error
+    temporary = None
+    try:
+        path = Path(get_dataset_path(dataset_id))
+        if path.exists() and not (path / 'data').exists():
+            raise InputError(f'{path} is there, but is no dataset: choose another id')
+        if path.exists() and not overwrite:
+            raise InputError(f'{dataset_id} is there already: --overwrite makes it anew')
+        # hidden at the top of the store, so that a failure leaves no empty namespaces
+        temporary = Path(get_dataset_path(f'.{dataset_id.replace("/", "-")}.tmp'))
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        yield temporary
+        if namespace is not None and namespace not in list_local_namespaces():
+            create_namespace(namespace)
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.rename(path)
+    except OSError as error:
+        raise InputError(f'cannot write {dataset_id}: {str(error).splitlines()[0]}') from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)

@@ -3,6 +3,8 @@
 Presets: umaze, umaze-diverse, medium-play, medium-diverse, large-play, large-diverse, on Minari's D4RL/antmaze sets.
 """
 
+from ml_collections import ConfigDict
+
 from spot_jax.config import preset_config
 
 COMMON = {
@@ -28,6 +30,6 @@ PRESETS = {
 }
 
 
-def get_config(name: str = 'umaze'):
+def get_config(name: str = 'umaze') -> ConfigDict:
     """The config of a preset."""
     return preset_config(PRESETS, name or 'umaze', COMMON)

@@ -4,6 +4,8 @@ Presets: {halfcheetah,hopper,walker2d}-{medium,medium-replay,medium-expert}. Min
 D4RL's HDF5 files, imported under the ids named here: see `python -m spot_jax.datasets import-d4rl --help`.
 """
 
+from ml_collections import ConfigDict
+
 from spot_jax.config import preset_config
 
 COMMON = {
@@ -31,6 +33,6 @@ PRESETS = {
 }
 
 
-def get_config(name: str = 'hopper-medium'):
+def get_config(name: str = 'hopper-medium') -> ConfigDict:
     """The config of a preset."""
     return preset_config(PRESETS, name or 'hopper-medium', COMMON)

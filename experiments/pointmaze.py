@@ -4,6 +4,8 @@ Presets: umaze, medium, large. The dataset is generated on first use. The author
 ours, with networks small enough for a population to train in minutes on two CPU cores.
 """
 
+from ml_collections import ConfigDict
+
 from spot_jax.config import preset_config
 
 COMMON = {
@@ -22,7 +24,7 @@ PRESETS = {
 }
 
 
-def get_config(name: str = 'umaze'):
+def get_config(name: str = 'umaze') -> ConfigDict:
     """The config of a preset."""
     name = name or 'umaze'
     return preset_config(PRESETS, name, COMMON | {'dataset_id': f'spot_jax/pointmaze/{name}-v0'})

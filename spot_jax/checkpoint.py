@@ -36,7 +36,7 @@ def restore(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
 
     Raises InputError if there are checkpoints but every one is damaged.
     """
-    damaged = []
+    damaged: list[str] = []
     for path in sorted(folder.glob('*.msgpack'), reverse=True):
         data = path.read_bytes()
         payload = data[DIGEST_BYTES:]

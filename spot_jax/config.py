@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from ml_collections.config_dict import placeholder
@@ -79,7 +80,9 @@ def default_config() -> ml_collections.ConfigDict:
     return config.lock()
 
 
-def preset_config(presets: Mapping[str, Mapping[str, Any]], name: str, common: Mapping[str, Any]):
+def preset_config(
+    presets: Mapping[str, Mapping[str, Any]], name: str, common: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
     """The default config changed by `common` and by the preset called `name`; raises InputError on an unknown name."""
     if name not in presets:
         raise InputError(f'no preset {name!r}: choose one of {", ".join(presets)}')
@@ -113,7 +116,7 @@ class Population(NamedTuple):
     def hyperparameters(self) -> Hyperparameters:
         """The traced hyperparameters, arrays [C, P]."""
         values = ([m.hyperparameters[name] for m in self.members] for name in Hyperparameters._fields)
-        return Hyperparameters(*(np.array(v, np.float32).reshape(self.shape) for v in values))
+        return Hyperparameters(*(jnp.array(v, jnp.float32).reshape(self.shape) for v in values))
 
 
 def members(config: ml_collections.ConfigDict) -> Population:
@@ -134,7 +137,7 @@ def require(condition: bool, message: str) -> None:
 
 def validate(config: ml_collections.ConfigDict) -> None:
     """Raises InputError at the first value that makes no sense, naming the field and what it takes."""
-    choices = {
+    choices: dict[str, Mapping[str, Any]] = {
         'regularizer.name': REGULARIZERS,
         'regularizer.estimator': PENALTIES,
         'task': TASKS,

@@ -106,11 +106,11 @@ def point_maze(name: str, **kwargs: Any) -> gym.Env:
         return PinnedGoal(PointMazeEnv(maze_map=maze_map(name), reward_type='sparse', continuing_task=False, **kwargs))
 
 
-for _name, (_, _, _, _limit) in POINT_MAZES.items():
+for _name, _maze in POINT_MAZES.items():
     gym.register(
         f'spot_jax/PointMaze-{_name}-v0',
         'spot_jax.environments:point_maze',
-        max_episode_steps=_limit,
+        max_episode_steps=_maze[3],
         kwargs={'name': _name},
     )
 

@@ -36,7 +36,7 @@ class Evaluator:
         """
         envs, (num_members, num_episodes), seed = self._envs, self._shape, self._seed
         slots = len(envs[0])
-        result = Episodes(*(np.zeros(self._shape) for _ in range(3)))
+        returns, lengths, successes = (np.zeros(self._shape) for _ in range(3))
         episode = np.tile(np.arange(slots), (num_members, 1))  # which episode each slot plays
         observations = np.stack([[env.reset(seed=seed + k)[0] for k, env in enumerate(row)] for row in envs])
         while (episode < num_episodes).any():
@@ -46,14 +46,14 @@ class Evaluator:
             for m, k in zip(*np.nonzero(episode < num_episodes), strict=True):
                 e = episode[m, k]
                 observations[m, k], reward, terminated, truncated, info = envs[m][k].step(actions[m, k])
-                result.returns[m, e] += float(reward)
-                result.lengths[m, e] += 1
-                result.successes[m, e] = max(result.successes[m, e], float(info.get('success', False)))
+                returns[m, e] += float(reward)
+                lengths[m, e] += 1
+                successes[m, e] = max(successes[m, e], float(info.get('success', False)))
                 if terminated or truncated:
                     episode[m, k] += slots
                     if episode[m, k] < num_episodes:
                         observations[m, k], _ = envs[m][k].reset(seed=seed + int(episode[m, k]))
-        return result if self._is_maze else result._replace(successes=None)
+        return Episodes(returns, lengths, successes if self._is_maze else None)
 
     def close(self) -> None:
         """Closes the environments."""

@@ -1,5 +1,6 @@
 """`python -m spot_jax.main --config=experiments/antmaze.py:umaze --workdir=DIR [--config.FIELD=VALUE ...]`."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def cli(argv: list[str]) -> int:
         import jax
 
         jax.config.update('jax_numpy_rank_promotion', 'raise')
-        if jax.config.jax_compilation_cache_dir is None:
+        if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
             jax.config.update('jax_compilation_cache_dir', str(Path('~/.cache/spot_jax').expanduser()))
         from spot_jax.training import run
 

@@ -34,6 +34,10 @@ class PhaseState(struct.PyTreeNode):
     block: Array  # int32 scalar, the scan's blocks so far: what the randomness depends on
 
 
+# (state, seeds [C], hypers [C, P], CVAE parameters [C], rows [N, D]) -> (state, metrics); the state is donated.
+Phase = Callable[[PhaseState, Array, Hyperparameters, Params, Array], tuple[PhaseState, Metrics]]
+
+
 class Spec(NamedTuple):
     """Static facts of a run."""
 
@@ -114,13 +118,15 @@ def _policy_block(
     return jax.vmap(member)(learner, alive, hypers)
 
 
-def _make_phase(block: Callable[..., Any], stream: int, steps_per_block: int, spec: Spec, num_blocks: int):
+def _make_phase(block: Callable[..., Any], stream: int, steps_per_block: int, spec: Spec, num_blocks: int) -> Phase:
     """Compiles `(state, seeds [C], hypers [C, P], params [C], rows [N, D]) -> (state, metrics)` of `num_blocks` blocks.
 
     Metrics are means over the blocks in which a member was alive, shaped as the members are. The state is donated.
     """
 
-    def run(state: PhaseState, seeds: Array, hypers: Hyperparameters, params: Params, rows: Array):
+    def run(
+        state: PhaseState, seeds: Array, hypers: Hyperparameters, params: Params, rows: Array
+    ) -> tuple[PhaseState, Metrics]:
         keys = stream_keys(seeds, stream)
 
         def body(state: PhaseState, _: None) -> tuple[PhaseState, tuple[Metrics, Array]]:
@@ -137,11 +143,11 @@ def _make_phase(block: Callable[..., Any], stream: int, steps_per_block: int, sp
     return jax.jit(run, donate_argnums=0)
 
 
-def cvae_phase(spec: Spec, num_steps: int):
+def cvae_phase(spec: Spec, num_steps: int) -> Phase:
     """The compiled training of all CVAEs by `num_steps` steps; see `_make_phase`."""
     return _make_phase(_cvae_block, CVAE_TRAIN, 1, spec, num_steps)
 
 
-def policy_phase(spec: Spec, num_steps: int):
+def policy_phase(spec: Spec, num_steps: int) -> Phase:
     """The compiled training of all policies by `num_steps` steps, a multiple of `policy_freq`; see `_make_phase`."""
     return _make_phase(_policy_block, POLICY_TRAIN, spec.td3.policy_freq, spec, num_steps // spec.td3.policy_freq)

@@ -23,7 +23,7 @@ class TrainState(struct.PyTreeNode):
         """A state with fresh moments."""
         return cls(params=params, opt_state=ADAM.init(params), **kwargs)
 
-    def apply_gradients(self, grads: Params, learning_rate: Array) -> Self:
+    def apply_gradients(self, grads: Params, learning_rate: Array | float) -> Self:
         """One Adam step."""
         updates, opt_state = ADAM.update(grads, self.opt_state)
         params = jax.tree.map(lambda p, u: p - learning_rate * u, self.params, updates)

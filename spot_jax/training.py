@@ -74,7 +74,7 @@ class Run:
         self.spec = build_spec(config, dataset)
         self.population = members(config)
         self.seeds = jnp.array([seed for seed, _ in self.population.cvaes()], jnp.uint32)
-        self.hypers = jax.tree.map(jnp.asarray, self.population.hyperparameters())
+        self.hypers = self.population.hyperparameters()
         self.density_params: Params = None
         if config.cvae.restore and self.spec.td3.regularizer.uses_density:
             self.density_params = self._restored_cvaes()

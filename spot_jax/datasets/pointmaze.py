@@ -54,7 +54,9 @@ def _episode(env: gym.Env, cells: list[Cell], limit: int, rng: np.random.Generat
     start, goal = (cells[i] for i in rng.choice(len(cells), 2, replace=False))
     raw, _ = env.reset(seed=int(rng.integers(2**31)), options={'reset_cell': np.array(start)})
     waypoints = [maze.cell_rowcol_to_xy(np.array(cell)) for cell in plan(maze.maze_map, start, goal)]
-    observations, actions, rewards = [raw['observation']], [], []
+    observations = [raw['observation']]
+    actions: list[np.ndarray] = []
+    rewards: list[float] = []
     target = 0
     while len(actions) < limit:
         position, velocity = observations[-1][:2], observations[-1][2:]

@@ -35,19 +35,18 @@ ALL_DIVERGED = 3
 PHASES = ('cvae', 'offline')
 
 
-def build_spec(config: ConfigDict, dataset: Dataset) -> Spec:
-    """The static facts of a run, from its config and dataset."""
-    a = dataset.action_dim
-    cvae = CVAE(a, tuple(config.cvae.hidden_dims), config.cvae.latent_dim)
+def build_spec(config: ConfigDict, observation_dim: int, action_dim: int) -> Spec:
+    """The static facts of a run, from its config and its dataset's sizes."""
+    cvae = CVAE(action_dim, tuple(config.cvae.hidden_dims), config.cvae.latent_dim)
     reg = config.regularizer
     td3 = TD3(
-        Actor(a, tuple(config.actor.hidden_dims), config.actor.output_init, config.actor.dropout),
+        Actor(action_dim, tuple(config.actor.hidden_dims), config.actor.output_init, config.actor.dropout),
         DoubleCritic(tuple(config.critic.hidden_dims), config.critic.output_init),
         REGULARIZERS[reg.name](cvae, reg.estimator, reg.num_samples),
         config.policy_freq,
         config.normalize_q,
     )
-    return Spec(cvae, td3, dataset.observation_dim, config.batch_size, config.cvae.lr)
+    return Spec(cvae, td3, observation_dim, config.batch_size, config.cvae.lr)
 
 
 def normalize(dataset: Dataset, enabled: bool) -> policy.Scaling:
@@ -71,7 +70,7 @@ class Run:
         dataset = load(config.dataset_id, self.task)
         self.dataset_id, self.sha256, self.environment = dataset.dataset_id, dataset.sha256, dataset.environment
         self._check_environment(dataset)
-        self.spec = build_spec(config, dataset)
+        self.spec = build_spec(config, dataset.observation_dim, dataset.action_dim)
         self.population = members(config)
         self.seeds = jnp.array([seed for seed, _ in self.population.cvaes()], jnp.uint32)
         self.hypers = self.population.hyperparameters()

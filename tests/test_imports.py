@@ -12,7 +12,7 @@ ORDER = [
     'population config',
     'results',
     'training evaluate',
-    'main',
+    'main benchmark',
 ]
 LAYER = {name: i for i, names in enumerate(ORDER) for name in names.split()}
 PACKAGE = Path(__file__).parents[1] / 'spot_jax'

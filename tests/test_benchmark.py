@@ -1,0 +1,124 @@
+"""The benchmark's baseline computes what the package computes, and its operations are counted right."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import antmaze
+from spot_jax import population, td3
+from spot_jax.benchmark import flops
+from spot_jax.benchmark.__main__ import main, random_rows
+from spot_jax.config import members
+from spot_jax.density import cvae_loss_fn
+from spot_jax.training import build_spec
+from spot_jax.types import unpack
+
+EXPERIMENTS = Path(antmaze.__file__).parent
+OBSERVATION, ACTION, BATCH = 5, 3, 16
+
+
+def tiny_config():
+    config = antmaze.get_config()
+    config.update_from_flattened_dict(
+        {'batch_size': BATCH, 'cvae.hidden_dims': (8, 8), 'actor.hidden_dims': (8, 8), 'critic.hidden_dims': (8, 8)}
+    )
+    return config
+
+
+def test_operations_by_hand():
+    config = antmaze.get_config()
+    spec = build_spec(config, 29, 8)
+    hidden = 256 * 256
+    actor, critic = 29 * 256 + hidden + 256 * 8, 37 * 256 + hidden + 256
+    encoder, decoder = 37 * 750 + 750 * 750 + 750 * 32, 45 * 750 + 750 * 750 + 750 * 8
+    targets = 2 * (actor + 2 * critic)
+    critics = 2 * 2 * (3 * critic - 37 * 256)
+    actor_step = 3 * actor - 29 * 256 + 2 * critic
+    per_block = 2 * 256 * (targets + critics + actor_step + 2 * (encoder + decoder))
+    assert flops.policy_update(spec) == per_block / 2
+    assert flops.cvae_update(spec) == 2 * 256 * (3 * (encoder + decoder) - 37 * 750)
+    config.regularizer.name = 'bc'
+    without = flops.policy_update(build_spec(config, 29, 8))
+    assert per_block / 2 - without == 256 * 2 * (encoder + decoder)
+
+
+def test_baseline_has_the_same_losses_and_gradients():
+    """To 1e-5: the two libraries add up in other orders."""
+    torch = pytest.importorskip('torch')
+    from spot_jax.benchmark.baseline import Baseline, copy_weights
+
+    config = tiny_config()
+    config.regularizer.num_samples = 4
+    spec = build_spec(config, OBSERVATION, ACTION)
+    everyone = members(config)
+    hypers = jax.tree.map(lambda x: x[0, 0], everyone.hyperparameters())
+    rows = random_rows(spec)
+    baseline = Baseline(spec, rows, 0.25, 0.5, 0.99, tuned=True)
+    seeds = jnp.array([3], jnp.uint32)
+    pick = lambda tree: jax.tree.map(lambda x: x[0], tree)
+    cvae = pick(population.init_cvaes(seeds, spec).learner.params)
+    state = jax.tree.map(lambda x: x[0, 0], population.init_policies(seeds, 1, spec).learner)
+    copy_weights(baseline.encoder, cvae['params']['encoder'])
+    copy_weights(baseline.decoder, cvae['params']['decoder'])
+    copy_weights(baseline.actor, state.actor.params['params']['MLP_0'])
+    for i in range(2):
+        copy_weights(baseline.critics[i], jax.tree.map(lambda x, i=i: x[i], state.critic.params['params']['twin']))
+    baseline.reset()
+
+    rng = np.random.default_rng(1)
+    normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    batch = unpack(jnp.asarray(rows[:BATCH]), OBSERVATION, ACTION)
+    theirs = torch.from_numpy(rows[:BATCH]).split(baseline.columns, dim=-1)
+    target_noise, latent_noise, cvae_noise = (
+        normal(BATCH, ACTION),
+        normal(BATCH, 4, 2 * ACTION),
+        normal(BATCH, 2 * ACTION),
+    )
+    key = jax.random.key(0)
+    noise = td3.Noise(jnp.asarray(target_noise), jnp.asarray(latent_noise), key, key)
+
+    ours = jax.grad(cvae_loss_fn, has_aux=True)(cvae, spec.cvae, batch, jnp.asarray(cvae_noise), hypers.beta)
+    loss = baseline.cvae_loss(theirs[0], theirs[1], torch.from_numpy(cvae_noise)[:, None])
+    assert_same(loss, baseline.encoder, ours[1]['cvae_loss'], ours[0]['params']['encoder'])
+
+    target = td3.target_values(state, spec.td3, batch, noise, hypers)
+    with torch.no_grad():
+        their_target = baseline.target_q(*theirs[2:], torch.from_numpy(target_noise))
+    np.testing.assert_allclose(their_target[:, 0].numpy(), target, rtol=1e-5, atol=1e-6)
+    ours = jax.grad(td3.critic_loss_fn, has_aux=True)(state.critic.params, spec.td3, batch, target)
+    loss = baseline.critic_loss(theirs[0], theirs[1], their_target)
+    second = jax.tree.map(lambda x: x[1], ours[0]['params']['twin'])
+    assert_same(loss, baseline.critics[1], ours[1]['critic_loss'], second)
+
+    ours = jax.grad(td3.actor_loss_fn, has_aux=True)(
+        state.actor.params, spec.td3, state.critic.params, cvae, batch, noise, hypers
+    )
+    loss = baseline.actor_loss(theirs[0], torch.from_numpy(latent_noise))
+    assert_same(loss, baseline.actor, ours[1]['actor_loss'], ours[0]['params']['MLP_0'])
+
+
+def assert_same(loss, net, our_loss, our_grads):
+    net.zero_grad()
+    loss.backward()
+    assert loss.item() == pytest.approx(float(our_loss), rel=1e-5)
+    linear = [layer for layer in net if hasattr(layer, 'weight')]
+    for i, layer in enumerate(linear):
+        np.testing.assert_allclose(layer.weight.grad.T, our_grads[f'Dense_{i}']['kernel'], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(layer.bias.grad, our_grads[f'Dense_{i}']['bias'], rtol=1e-5, atol=1e-6)
+
+
+def test_command(tmp_path, capsys):
+    path = tmp_path / 'figures.json'
+    command = [f'--config={EXPERIMENTS}/pointmaze.py:umaze', '--observation-dim=4', '--action-dim=2', '--no-torch']
+    command += ['--steps=4', '--rounds=1', '--members=2', f'--json={path}']
+    assert main(command) == 0
+    figures = json.loads(path.read_text())
+    names = ['cvae', 'policy L=1', 'policy L=10', 'policy L=1 M=2']
+    assert [row['case'] for row in figures[1:]] == [f'{name} | spot_jax' for name in names]
+    assert all(row['updates_per_s'] > 0 and row['memory_mib'] > 0 for row in figures[1:])
+    assert main(command) == 2
+    assert 'there already' in capsys.readouterr().err

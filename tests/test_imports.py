@@ -10,7 +10,7 @@ ORDER = [
     'regularizers datasets evaluation policy',
     'td3',
     'population config',
-    'training evaluate',
+    'training evaluate plot',
     'main',
 ]
 LAYER = {name: i for i, names in enumerate(ORDER) for name in names.split()}

@@ -1,4 +1,7 @@
-"""Settings of the whole suite: a rank mismatch is an error, as in the program; all tests share compiled programs."""
+"""Settings of the whole suite: a rank mismatch is an error, as in the program; all tests share compiled programs.
+
+And one run that several files test.
+"""
 
 import os
 import shutil
@@ -11,6 +14,11 @@ if _MADE_HERE:
     os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
+from tiny import ID, tiny  # noqa: E402
+
+from spot_jax import population, training  # noqa: E402
+from spot_jax.datasets import pointmaze  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
@@ -19,3 +27,30 @@ def pytest_unconfigure():
     """Only the process that made the folder removes it."""
     if _MADE_HERE:
         shutil.rmtree(os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
+
+
+@pytest.fixture(scope='session')
+def data(tmp_path_factory):
+    """A Minari folder with the dataset that `tiny` names."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('MINARI_DATASETS_PATH', str(tmp_path_factory.mktemp('minari')))
+        pointmaze.generate(ID, 1000)
+        yield
+
+
+@pytest.fixture(scope='session')
+def finished(data, tmp_path_factory):
+    """The folder of a finished run of `tiny`: to be read only."""
+    workdir = tmp_path_factory.mktemp('run')
+    traces = []
+    original = population.td3.update
+
+    def counting(*args):
+        traces.append(1)
+        return original(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(population.td3, 'update', counting)
+        assert training.run(tiny(), workdir) == 0
+    assert len(traces) == 1  # the whole phase compiles once
+    return workdir

@@ -11,7 +11,7 @@ ORDER = [
     'td3',
     'population config',
     'results',
-    'training evaluate',
+    'training evaluate plot',
     'main benchmark',
 ]
 LAYER = {name: i for i, names in enumerate(ORDER) for name in names.split()}

@@ -11,62 +11,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from tiny import ID, tiny
 
-from spot_jax import evaluate, policy, population, training
-from spot_jax.config import default_config, members, validate
-from spot_jax.datasets import pointmaze
+from spot_jax import evaluate, policy, training
+from spot_jax.config import members, validate
 from spot_jax.errors import InputError
 from spot_jax.main import cli
 from spot_jax.workdir import read_run
 
 ROOT = Path(__file__).parents[1]
-ID = 'spot_jax/pointmaze/umaze-v0'
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _data(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('MINARI_DATASETS_PATH', str(tmp_path_factory.mktemp('minari')))
-        pointmaze.generate(ID, 1000)
-        yield
-
-
-def tiny(**changes):
-    config = default_config()
-    config.update_from_flattened_dict(
-        {
-            'dataset_id': ID,
-            'task': 'pointmaze',
-            'seeds': (0, 1),
-            'batch_size': 16,
-            'log_interval': 10,
-            'cvae.steps': 20,
-            'cvae.hidden_dims': (8,),
-            'offline.steps': 40,
-            'evaluation.interval': 20,
-            'evaluation.episodes': 2,
-            'checkpoint.interval': 10,
-            **changes,
-        }
-    )
-    return config
-
-
-@pytest.fixture(scope='module')
-def finished(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp('run')
-    traces = []
-    original = population.td3.update
-
-    def counting(*args):
-        traces.append(1)
-        return original(*args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(population.td3, 'update', counting)
-        assert training.run(tiny(), workdir) == 0
-    assert len(traces) == 1  # the whole phase compiles once
-    return workdir
+pytestmark = pytest.mark.usefixtures('data')
 
 
 def test_results(finished):

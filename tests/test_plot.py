@@ -1,0 +1,177 @@
+"""Pictures of runs: what the curves say, where the walls are, and the whole command."""
+
+import csv
+import json
+import shutil
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from PIL import Image
+
+from spot_jax import environments, evaluate, plot
+from spot_jax.config import HYPERPARAMETERS
+from spot_jax.errors import InputError
+from spot_jax.tasks import TASKS
+
+RETURN, SUCCESS = 'evaluation/return', 'evaluation/success_rate'
+
+
+def rows(text):
+    """Rows of metrics.csv from columns step, seed, weight, return, q; the other hyperparameters are 1."""
+    common = dict.fromkeys(HYPERPARAMETERS, '1.0') | {SUCCESS: ''}
+    fields = ['gradient_steps', 'seed', 'regularizer_weight', RETURN, 'training/q']
+    return [common | row for row in csv.DictReader(text.split(), fields)]
+
+
+def check(curve, label, steps, mean, low, high, stopped=()):
+    assert curve.label == label
+    np.testing.assert_array_equal(curve.steps, steps)
+    np.testing.assert_allclose([curve.mean, curve.low, curve.high], [mean, low, high])
+    np.testing.assert_allclose(curve.stopped, np.reshape(stopped, (-1, 2)))
+
+
+def test_mean_and_range_of_two_seeds_without_empty_cells():
+    table = rows('10,0,1,,5  10,1,1,,7  10,0,1,2,  10,1,1,4,  20,0,1,3,  20,1,1,-1,')
+    (curve,) = plot.learning_curves(table, RETURN)
+    check(curve, '', [10, 20], [3, 1], [2, -1], [4, 3])
+    assert curve.num_seeds == 2
+    (curve,) = plot.learning_curves(table, 'training/q', 'a run')
+    check(curve, 'a run', [10], [6], [5], [7])
+
+
+def test_grid_gives_a_curve_per_setting():
+    table = rows('10,0,0.1,1,  10,0,2.0,5,  10,1,0.1,3,  10,1,2.0,6,')
+    first, second = plot.learning_curves(table, RETURN, 'umaze')
+    check(first, 'umaze, regularizer_weight=0.1', [10], [2], [1], [3])
+    check(second, 'umaze, regularizer_weight=2', [10], [5.5], [5], [6])
+
+
+def test_diverged_seed_counts_until_it_stopped():
+    # Seed 1 stops at step 14: all its later evaluations are of that step.
+    table = rows('10,0,1,2, 10,1,1,4,  20,0,1,3, 14,1,1,9,  30,0,1,5, 14,1,1,9,')
+    (curve,) = plot.learning_curves(table, RETURN)
+    check(curve, '', [10, 20, 30], [3, 3, 5], [2, 3, 5], [4, 3, 5], [14, 9])
+    assert curve.num_seeds == 2
+
+
+def test_diverged_setting_ends_where_its_last_seed_stopped():
+    table = rows('10,0,1,2, 10,0,3,1, 10,1,3,2,  20,0,1,3, 20,0,3,4, 14,1,3,9,  30,0,1,5, 26,0,3,7, 14,1,3,9,')
+    _, curve = plot.learning_curves(table, RETURN)
+    check(curve, 'regularizer_weight=3', [10, 20, 26], [1.5, 4, 7], [1, 4, 7], [2, 4, 7], [[26, 7], [14, 9]])
+
+
+def test_default_metric_is_one_that_every_run_has():
+    both, only_return = rows('10,0,1,2,5'), rows('10,0,1,3,')
+    both[0][SUCCESS] = '0.5'
+    assert plot.choose_metric([both], None) == SUCCESS
+    assert plot.choose_metric([both, only_return], None) == RETURN
+    assert plot.choose_metric([both], 'training/q') == 'training/q'
+    with pytest.raises(InputError, match=r'--metric=training/q: .*: evaluation/return$'):
+        plot.choose_metric([both, only_return], 'training/q')
+    with pytest.raises(InputError, match=r'no metric of evaluations: .*: training/q$'):
+        plot.choose_metric([rows('10,0,1,,5')], None)
+
+
+def test_walls_lie_on_the_cells_of_the_maze():
+    env = environments.make(gym.spec('spot_jax/PointMaze-Large-v0'), TASKS['pointmaze'])
+    maze = env.unwrapped.maze
+    cells = [(i, j) for i, row in enumerate(maze.maze_map) for j, cell in enumerate(row) if cell == 1]
+    centres = plot.wall_corners(maze) + maze.maze_size_scaling / 2
+    np.testing.assert_allclose(centres, [maze.cell_rowcol_to_xy(cell) for cell in cells])
+    env.close()
+
+
+def test_command(finished, tmp_path, capsys):
+    command = [str(finished), f'--output={tmp_path / "a" / "b"}', '--episodes=3']
+    assert plot.main(command) == 0
+    paths = [tmp_path / 'a' / 'b' / name for name in ('learning_curves.png', 'rollouts.png')]
+    assert capsys.readouterr().out.split() == [str(path) for path in paths]
+    assert sorted(paths[0].parent.iterdir()) == paths
+    for path in paths:
+        assert path.stat().st_size < 150_000
+        with Image.open(path) as image:
+            assert image.format == 'PNG'
+            assert min(image.size) > 500
+    before = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.write_bytes(b'mine')
+    assert plot.main(command) == 2
+    assert capsys.readouterr().err == f'error: {paths[0]} exists: give --overwrite, or another --output\n'
+    assert [path.read_bytes() for path in paths] == [b'mine', b'mine']
+    assert plot.main([*command, '--overwrite']) == 0
+    assert [path.read_bytes() for path in paths] == before
+
+
+def test_rollouts_are_the_episodes_of_evaluate(finished, capsys):
+    run = plot.read_run(finished, 'tiny')
+    played = plot.roll_out(run, 1, 12)
+    assert evaluate.main([str(finished), '--episodes=12', '--member=1']) == 0
+    lengths = [len(path) - 1 for path in played.paths]
+    words = f'length {np.mean(lengths):.1f}, success_rate {played.reached.mean():.2f}'
+    assert words in capsys.readouterr().out
+    outcome = f'{played.reached.sum()} of 12 episodes reach the goal'
+    assert played.title == f'tiny, seed 1\n{outcome}'
+    starts = np.array([path[0] for path in played.paths])
+    assert np.abs(starts - played.maze.cell_rowcol_to_xy((1, 1))).max() <= 0.25  # the reset's jitter
+    assert len(np.unique(starts, axis=0)) == 12
+    np.testing.assert_allclose(played.goals, np.tile(played.maze.cell_rowcol_to_xy((3, 1)), (12, 1)))
+    for number in (1, 2, 4):
+        figure = plot.draw_rollouts([played] * number)
+        plot.png(figure)
+        assert all(axes.title.get_window_extent().y1 < figure.bbox.height for axes in figure.axes)
+
+
+def test_unfinished_run_beside_a_finished_one(finished, tmp_path, capsys):
+    unfinished = tmp_path / 'unfinished'
+    unfinished.mkdir()
+    shutil.copy(finished / 'config.json', unfinished)
+    text = (finished / 'metrics.csv').read_text()
+    (unfinished / 'metrics.csv').write_text(text[: text.rindex('offline') + 20])  # cut off within a line
+    assert plot.main([str(unfinished), str(finished), '--episodes=2', f'--metric={SUCCESS}']) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 2
+    assert err.splitlines()[-1].startswith('unfinished is not in rollouts.png: the run in ')
+    assert (unfinished / 'plots' / 'rollouts.png').exists()
+
+
+def test_run_without_a_policy_has_learning_curves_only(finished, tmp_path, capsys):
+    run = tmp_path / 'run'
+    run.mkdir()
+    shutil.copy(finished / 'config.json', run)
+    lines = (finished / 'metrics.csv').read_text().splitlines(keepends=True)
+    (run / 'metrics.csv').write_text(''.join(line for line in lines if not line.startswith('offline')))
+    assert plot.main([str(run)]) == 2
+    assert 'no metric of evaluations: choose a --metric' in capsys.readouterr().err
+    assert not (run / 'plots').exists()
+    assert plot.main([str(run), '--metric=training/cvae_loss']) == 0
+    assert [path.name for path in (run / 'plots').iterdir()] == ['learning_curves.png']
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (['--metric=q'], '--metric=q: choose a --metric that every run has values of: training/cvae_loss, '),
+        (['--member=2'], 'has members 0 to 1'),
+        (['--episodes=0'], '--episodes=0: must be at least 1'),
+        (['nowhere'], 'nowhere is no run: it has no config.json'),
+        (['empty'], 'empty has no metrics yet'),
+        (['damaged'], 'cannot read damaged/config.json'),
+        (['torn'], 'torn/metrics.csv is damaged'),
+        (['--output=empty/config.json/x'], 'cannot write in empty/config.json/x: Not a directory'),
+    ],
+)
+def test_bad_command_is_one_line_and_status_2(finished, tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    for name in ('empty', 'damaged', 'torn'):
+        (tmp_path / name).mkdir()
+        shutil.copy(finished / 'config.json', name)
+    (tmp_path / 'damaged' / 'config.json').write_text(json.dumps({'seeds': 1})[:-1])
+    text = (finished / 'metrics.csv').read_text()
+    (tmp_path / 'torn' / 'metrics.csv').write_text(text + text.splitlines()[-1].replace('0.0003', 'x') + '\n')
+    assert plot.main(['--episodes=1', *arguments, str(finished)]) == 2
+    err = capsys.readouterr().err
+    assert err.count('\n') == 1
+    assert words in err
+    assert not (finished / 'plots').exists()
+    assert not list(tmp_path.rglob('*.png'))

@@ -1,0 +1,41 @@
+"""What each regulariser is for, learned from scratch on a problem small enough to know the answer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spot_jax import population, td3
+from spot_jax.networks import CVAE, Actor, DoubleCritic
+from spot_jax.regularizers import REGULARIZERS
+
+
+@pytest.mark.parametrize(
+    ('name', 'weight', 'low', 'high'),
+    [
+        ('none', 0.0, 0.9, 1.0),  # trusts the critic beyond the data
+        ('bc', 1000.0, -0.15, 0.15),  # the mean of the modes, which the data does not contain
+        ('support', 10.0, 0.4, 0.65),  # the better mode, and about 1 / (2 · λ · |Q|) = 0.1 beyond it
+    ],
+)
+def test_learned_action(name, weight, low, high):
+    """One step, the reward is the action, and the data's actions are about -0.5 or 0.5."""
+    rng = np.random.default_rng(0)
+    states = rng.uniform(-1, 1, (4000, 2))
+    actions = rng.choice([-0.5, 0.5], (4000, 1)) + 0.05 * rng.normal(size=(4000, 1))
+    rows = jnp.array(np.hstack([states, actions, actions, np.zeros((4000, 1)), states]), jnp.float32)
+    cvae = CVAE(1, (64, 64))
+    algorithm = td3.TD3(Actor(1, (64, 64)), DoubleCritic((64, 64)), REGULARIZERS[name](cvae, 'elbo', 1))
+    spec = population.Spec(cvae, algorithm, 2, 128, 1e-3)
+    settings = (weight, 1e-3, 1e-3, 0.99, 0.5, 0.005, 0.2, 0.5)
+    hypers = td3.Hyperparameters(*(jnp.full((1, 1), value) for value in settings))
+    seeds = jnp.array([0], jnp.uint32)
+    params = None
+    if algorithm.regularizer.uses_density:
+        cvaes, _ = population.cvae_phase(spec, 1500)(population.init_cvaes(seeds, spec), seeds, hypers, None, rows)
+        params = cvaes.learner.params
+    state = population.init_policies(seeds, 1, spec)
+    state, _ = population.policy_phase(spec, 1500)(state, seeds, hypers, params, rows)
+    params = jax.tree.map(lambda x: x[0, 0], state.learner.actor.params)
+    learned = algorithm.actor.apply(params, rows[:200, :2])
+    assert low <= learned.mean() <= high

@@ -71,9 +71,11 @@ def test_bad_data_is_one_clear_error(changes, message):
 
 def test_corrupt_file_and_unknown_id(tmp_path, capsys):
     name = store(episode())
-    (tmp_path / name / 'data' / 'main_data.hdf5').write_bytes(b'not hdf5')
-    with pytest.raises(InputError, match='toy/set-v0'):
-        load(name, TASKS['locomotion'])
+    path = tmp_path / name / 'data' / 'main_data.hdf5'
+    for content in (path.read_bytes()[:-1000], b'not hdf5'):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match='toy/set-v0'):
+            load(name, TASKS['locomotion'])
     assert main(['generate', 'spot_jax/nothing-v0']) == 2
     assert capsys.readouterr().err.count('\n') == 1
 

@@ -1,6 +1,7 @@
 """The real command, end to end on tiny settings."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,8 +10,11 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import minari
 import numpy as np
 import pytest
+from gymnasium.spaces import Box
+from minari.data_collector import EpisodeBuffer
 from tiny import ID, tiny
 
 from spot_jax import evaluate, policy, training
@@ -206,3 +210,48 @@ def test_bad_command_is_one_line_and_status_2(arguments, words, tmp_path):
     assert done.stderr.count('\n') == 1
     assert words in done.stderr
     assert not (tmp_path / 'run').exists()
+
+
+def test_dataset_without_environment_is_trained_on(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    episodes = [
+        EpisodeBuffer(
+            observations=rng.normal(size=(11, 3)).astype(np.float32),
+            actions=rng.uniform(-1, 1, (10, 2)).astype(np.float32),
+            rewards=rng.normal(size=10),
+            terminations=np.arange(10) == 9,
+            truncations=np.zeros(10, bool),
+        )
+        for _ in range(4)
+    ]
+    spaces = {'observation_space': Box(-np.inf, np.inf, (3,)), 'action_space': Box(-1, 1, (2,))}
+    minari.create_dataset_from_buffers('toy/main-v0', episodes, **spaces)
+    config = tiny(**{'dataset_id': 'toy/main-v0', 'task': 'locomotion', 'normalize_observations': True})
+    assert training.run(config, tmp_path) == 0
+    assert 'not evaluated' in capsys.readouterr().out
+    results = json.loads((tmp_path / 'results.json').read_text())
+    assert results['environment_id'] is None
+    nothing = {'returns': None, 'lengths': None, 'success_rate': None, 'normalized_score': None}
+    assert [m['evaluation'] for m in results['members']] == [nothing, nothing]
+    assert evaluate.main([str(tmp_path)]) == 2
+    assert 'names no environment' in capsys.readouterr().err
+    act = policy.load(tmp_path)
+    stored = read_run(tmp_path)[1]['scaling']
+    observations = np.concatenate([e.observations[:-1] for e in episodes])
+    np.testing.assert_allclose(stored['mean'], observations.mean(axis=0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(stored['std'], observations.std(axis=0) + 1e-3, rtol=1e-4)
+    assert act(observations[0]).shape == (2,)
+
+
+def test_workdir_that_cannot_be_written(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(InputError, match='cannot write in --workdir'):
+        training.run(tiny(), tmp_path / 'file' / 'run')
+
+
+def test_every_checkpoint_damaged(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / 'run')
+    for path in (tmp_path / 'run' / 'checkpoints').iterdir():
+        path.write_bytes(b'')
+    with pytest.raises(InputError, match='every checkpoint'):
+        training.run(tiny(), tmp_path / 'run')

@@ -100,9 +100,9 @@ def maze_map(name: str) -> list[list[Any]]:
 
 def point_maze(name: str, **kwargs: Any) -> gym.Env:
     """Entry point of `spot_jax/PointMaze-*-v0`: fixed start cell and goal, terminates on success."""
-    from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
-
     with _no_leftover_xml():
+        from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
+
         return PinnedGoal(PointMazeEnv(maze_map=maze_map(name), reward_type='sparse', continuing_task=False, **kwargs))
 
 

@@ -1,5 +1,6 @@
 """Errors that are for people: one clear line, no traceback."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -15,3 +16,6 @@ def exit_status(function: Callable[[], int | None]) -> int:
     except InputError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read our output, such as `head`, has seen enough
+        sys.stdout = open(os.devnull, 'w')  # noqa: SIM115 (flushed at exit)
+        return 1

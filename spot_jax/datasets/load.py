@@ -43,6 +43,9 @@ def open_minari(dataset_id: str) -> Any:
                 print(f'{dataset_id} is not here yet: generating it', file=sys.stderr)
                 generate(dataset_id)
             else:
+                from huggingface_hub.utils import logging
+
+                logging.set_verbosity_error()  # else it tells of each of its retries
                 with contextlib.redirect_stdout(io.StringIO()):
                     minari.download_dataset(dataset_id)
         with warnings.catch_warnings():
@@ -53,6 +56,8 @@ def open_minari(dataset_id: str) -> Any:
     except Exception as error:  # Minari, its hosts' clients and h5py raise many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         hint = '`python -m spot_jax.datasets list` shows what is here and what can be generated'
+        if dataset_id.startswith('d4rl/'):
+            hint = "make it of D4RL's file: `python -m spot_jax.datasets import-d4rl FILE.hdf5 --id=" + dataset_id + '`'
         raise InputError(f'cannot open the dataset {dataset_id!r} ({reason}); {hint}') from error
 
 

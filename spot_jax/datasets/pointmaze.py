@@ -64,7 +64,8 @@ def _episode(env: gym.Env, cells: list[Cell], limit: int, rng: np.random.Generat
         position, velocity = observations[-1][:2], observations[-1][2:]
         if target < len(waypoints) - 1 and np.linalg.norm(position - waypoints[target]) < WAYPOINT_RADIUS:
             target += 1
-        dwelt += target == len(waypoints) - 1 and np.linalg.norm(position - waypoints[-1]) < WAYPOINT_RADIUS
+        at_goal = target == len(waypoints) - 1 and np.linalg.norm(position - waypoints[-1]) < WAYPOINT_RADIUS
+        dwelt += int(at_goal)
         action = POSITION_GAIN * (waypoints[target] - position) - VELOCITY_GAIN * velocity
         action = np.clip(action, -1, 1) + ACTION_NOISE * rng.normal(size=2)
         actions.append(np.clip(action, -1, 1).astype(np.float32))

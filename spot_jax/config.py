@@ -73,6 +73,20 @@ def default_config() -> ml_collections.ConfigDict:
                 'weight': 0.1,  # λ
             },
             'offline': {'steps': 1_000_000},
+            'online': {
+                'steps': 0,  # environment steps of each member after the offline phase; 0: none
+                'restore': placeholder(str),  # a run's folder: go on from its policies, CVAEs and optimisers
+                'keep_offline': True,  # the dataset stays in the replay buffer
+                'offline_share': placeholder(float),  # of a minibatch, from the dataset; None: uniform over both
+                'capacity': placeholder(int),  # new transitions kept of each member; None: all of them
+                'reset_optimizers': False,
+                'discount': placeholder(float),  # None: as offline
+                'exploration_noise': 0.1,  # standard deviation, of actions in [-1, 1]
+                'cooling_steps': 1_000_000,  # λ falls linearly over so many steps (0: stays as it is) ...
+                'cooling_floor': 0.2,  # ... to this multiple of itself
+                'updates_per_step': 1,
+                'warmup_steps': 0,  # environment steps before the first update
+            },
             'evaluation': {'interval': 5000, 'episodes': 10, 'seed': 10_000},
             'checkpoint': {'interval': 50_000, 'keep': 2},
         }
@@ -155,17 +169,28 @@ def validate(config: ml_collections.ConfigDict) -> None:
             'regularizer.num_samples',
             'offline.steps',
             'checkpoint.keep',
+            'online.updates_per_step',
         ],
-        0: ['evaluation.interval', 'evaluation.episodes', 'checkpoint.interval', 'regularizer.weight'],
+        0: [
+            'evaluation.interval',
+            'evaluation.episodes',
+            'checkpoint.interval',
+            'regularizer.weight',
+            'online.steps',
+            'online.cooling_steps',
+            'online.warmup_steps',
+        ],
     }
     for bound, paths in at_least.items():
         for path in paths:
             require(lookup(config, path) >= bound, f'config.{path}={lookup(config, path)}: must be at least {bound}')
+    share = config.online.offline_share
+    require(share is None or 0 <= share <= 1, f'config.online.offline_share={share}: must be in [0, 1]')
     require(0 <= config.actor.dropout < 1, f'config.actor.dropout={config.actor.dropout}: must be in [0, 1)')
     require(len(config.seeds) > 0, 'config.seeds is empty: give at least one, e.g. --config.seeds=0,1,2')
     for name, values in (('seeds', config.seeds), *config.grid.items()):
         require(len(set(values)) == len(values), f'config.{name}={values}: a value appears twice')
-    for path in ('offline.steps', 'log_interval', 'evaluation.interval', 'checkpoint.interval'):
+    for path in ('offline.steps', 'online.steps', 'log_interval', 'evaluation.interval', 'checkpoint.interval'):
         multiple = lookup(config, path) % config.policy_freq == 0
         require(
             multiple, f'config.{path}={lookup(config, path)}: must be a multiple of policy_freq={config.policy_freq}'

@@ -1,6 +1,6 @@
 """Evaluation: all members' episodes side by side, one batched act call per step, fixed seeds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -17,6 +17,16 @@ class Episodes(NamedTuple):
     returns: np.ndarray
     lengths: np.ndarray
     successes: np.ndarray | None  # None where the task has no goal
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray] | None) -> 'Episodes | None':
+        """What `arrays` made a dict of; None if it is empty."""
+        return cls(arrays['returns'], arrays['lengths'], arrays.get('successes')) if arrays else None
+
+
+def arrays(episodes: Episodes | None) -> dict[str, np.ndarray]:
+    """Episodes as a checkpoint has them."""
+    return {name: value for name, value in episodes._asdict().items() if value is not None} if episodes else {}
 
 
 class Evaluator:

@@ -75,7 +75,7 @@ def init_policies(seeds: Array, num_settings: int, spec: Spec) -> PhaseState:
     return _start(jax.tree.map(repeat, states), shape)
 
 
-def _guarded(update: Callable[[Any], tuple[Any, Metrics]], learner: Any, alive: Array) -> tuple[Any, Array, Metrics]:
+def guarded(update: Callable[[Any], tuple[Any, Metrics]], learner: Any, alive: Array) -> tuple[Any, Array, Metrics]:
     """One member's update, undone from the moment on that its loss is not finite or its mean |Q| passes `MAX_Q`."""
     new, metrics = update(learner)
     for name, value in metrics.items():
@@ -99,7 +99,7 @@ def _cvae_block(
         grads, metrics = jax.grad(cvae_loss_fn, has_aux=True)(state.params, spec.cvae, batch, noise, hypers.beta[0])
         return state.apply_gradients(grads, spec.cvae_lr), metrics
 
-    return _guarded(update, learner, alive)
+    return guarded(update, learner, alive)
 
 
 def _policy_block(
@@ -113,7 +113,7 @@ def _policy_block(
 
     def member(learner: TD3State, alive: Array, hypers: Hyperparameters) -> tuple[TD3State, Array, Metrics]:
         update = lambda state: td3.update(state, spec.td3, params, batches, noise, hypers)
-        return _guarded(update, learner, alive)
+        return guarded(update, learner, alive)
 
     return jax.vmap(member)(learner, alive, hypers)
 

@@ -92,6 +92,17 @@ def results(
     }
 
 
+def add_online(report: dict[str, Any], before: Episodes | None, successes: list[np.ndarray]) -> None:
+    """Adds what fine-tuning came to: `offline` and `online` scores, and the cumulative regret.
+
+    The regret is the mean over the online phase's evaluations of 1 − success rate; None without a goal.
+    """
+    for i, member in enumerate(report['members']):
+        member['offline'] = summary(before, i, report['environment_id'])
+        member['online'] = member['evaluation']
+        member['regret'] = float(np.mean([1 - success[i] for success in successes])) if len(successes) else None
+
+
 def table(results: Mapping[str, Any]) -> str:
     """A line per member, for people."""
     lines = [

@@ -17,11 +17,12 @@ from flax import serialization
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from spot_jax import checkpoint, environments, policy, population, results
+from spot_jax import checkpoint, environments, evaluation, policy, population, restore, results
 from spot_jax.config import members, validate
 from spot_jax.datasets import Dataset, load
 from spot_jax.errors import InputError
 from spot_jax.evaluation import Episodes, Evaluator
+from spot_jax.finetuning import fine_tune, started
 from spot_jax.metrics import MetricWriter
 from spot_jax.networks import CVAE, Actor, DoubleCritic
 from spot_jax.population import PhaseState, Spec
@@ -29,10 +30,10 @@ from spot_jax.regularizers import REGULARIZERS
 from spot_jax.tasks import TASKS
 from spot_jax.td3 import TD3
 from spot_jax.types import Params
-from spot_jax.workdir import open_workdir, read_run
+from spot_jax.workdir import open_workdir
 
 ALL_DIVERGED = 3
-PHASES = ('cvae', 'offline')
+PHASES = ('cvae', 'offline', 'online')
 
 
 def build_spec(config: ConfigDict, observation_dim: int, action_dim: int) -> Spec:
@@ -67,6 +68,8 @@ class Run:
 
     def __init__(self, config: ConfigDict, workdir: Path):
         self.config, self.workdir, self.task = config, workdir, TASKS[config.task]
+        if config.online.steps and config.online.restore:
+            restore.take_over_population(config)
         dataset = load(config.dataset_id, self.task)
         self.dataset_id, self.sha256, self.environment = dataset.dataset_id, dataset.sha256, dataset.environment
         self._check_environment(dataset)
@@ -76,7 +79,12 @@ class Run:
         self.hypers = self.population.hyperparameters()
         self.density_params: Params = None
         if config.cvae.restore and self.spec.td3.regularizer.uses_density:
-            self.density_params = self._restored_cvaes()
+            self.density_params = restore.restored_cvaes(config, self.population, self.sha256)
+        self.fresh = population.init_policies(self.seeds, self.population.shape[1], self.spec)
+        if config.online.steps and config.online.restore:
+            self.fresh, self.density_params = restore.restored_policies(
+                config, self.sha256, self.fresh, self.spec.td3.regularizer.uses_density
+            )
         self.saved = open_workdir(config, workdir) or {}
         if self.saved and self.saved['sha256'] != self.sha256:
             raise InputError(
@@ -88,38 +96,22 @@ class Run:
         self.evaluator: Evaluator | None = None  # made at the first evaluation
         self.wall_clock: dict[str, float] = self.saved.get('wall_clock', {})
         self.evaluated_at: int = self.saved.get('evaluated_at', 0)
-        kept = self.saved.get('episodes')
-        self.episodes = Episodes(kept['returns'], kept['lengths'], kept.get('successes')) if kept else None
+        self.episodes = Episodes.from_arrays(self.saved.get('episodes'))  # the last evaluation
+        self.before = Episodes.from_arrays(self.saved.get('before'))  # the online phase's first
+        self.online_successes = list(self.saved.get('online_successes', []))  # [M] of each of its evaluations
         self.stop_signal = 0
 
     def _check_environment(self, dataset: Dataset) -> None:
-        if self.config.evaluation.episodes == 0 or self.environment is None:
-            self.environment = None
+        if self.environment is None and self.config.online.steps:
+            raise InputError(f'{self.dataset_id} names no environment to fine-tune in: leave config.online.steps at 0')
+        self.evaluates = self.environment is not None and self.config.evaluation.episodes > 0
+        if not self.evaluates:
             print('this run is not evaluated: no episodes are asked for, or the dataset names no environment')
+        if self.environment is None:
             return
         env = environments.make(self.environment, self.task)
         environments.check(env, dataset.transitions, dataset.action_low, dataset.action_high)
         env.close()
-
-    def _restored_cvaes(self) -> Params:
-        """The CVAEs [C] that another run trained, of the same seeds and β, on the same data."""
-        folder = Path(self.config.cvae.restore)
-        theirs, state = read_run(folder)
-        ours = json.loads(self.config.to_json())
-        same = {name: (theirs['cvae'][name], ours['cvae'][name]) for name in ('hidden_dims', 'latent_dim')}
-        same['normalize_observations'] = (theirs['normalize_observations'], ours['normalize_observations'])
-        same['dataset'] = (state['sha256'], self.sha256)
-        for name, (their_value, our_value) in same.items():
-            if their_value != our_value:
-                raise InputError(
-                    f"config.cvae.restore={folder}: its {name} is {their_value}, this run's is {our_value}"
-                )
-        have = members(ConfigDict(theirs)).cvaes()
-        missing = [f'seed {seed}, beta {beta:g}' for seed, beta in self.population.cvaes() if (seed, beta) not in have]
-        if missing or not state['density_params']:
-            raise InputError(f'config.cvae.restore={folder} has no CVAE of {"; ".join(missing) or "any seed"}')
-        chosen = np.array([have.index(pair) for pair in self.population.cvaes()])
-        return jax.tree.map(lambda x: jnp.asarray(x[chosen]), state['density_params'])
 
     def handle_signal(self, number: int, frame: FrameType | None) -> None:
         """Asks the loop to checkpoint and stop; a second signal ends the process at once."""
@@ -127,9 +119,8 @@ class Run:
         self.stop_signal = number
         signal.signal(number, signal.SIG_DFL)
 
-    def save(self, phase: str, state: PhaseState) -> None:
+    def save(self, phase: str, state: PhaseState, **more: Any) -> None:
         """Writes a checkpoint of everything that matters."""
-        episodes = self.episodes._asdict() if self.episodes else {}
         tree = {
             'phase': phase,
             'learner': state.learner,
@@ -142,7 +133,10 @@ class Run:
             'metrics_position': self.writer.position,
             'wall_clock': self.wall_clock,
             'evaluated_at': self.evaluated_at,
-            'episodes': {name: value for name, value in episodes.items() if value is not None},
+            'episodes': evaluation.arrays(self.episodes),
+            'before': evaluation.arrays(self.before),
+            'online_successes': np.array(self.online_successes),
+            **more,
         }
         number = int(state.block) + PHASES.index(phase) * 10**9
         checkpoint.save(self.workdir / 'checkpoints', number, jax.device_get(tree), self.config.checkpoint.keep)
@@ -156,7 +150,7 @@ class Run:
         }
         return jax.tree.map(jnp.asarray, PhaseState(**fields))
 
-    def evaluate(self, state: PhaseState, step: int, bar: tqdm) -> None:
+    def evaluate(self, phase: str, state: PhaseState, step: int, bar: tqdm) -> None:
         """Evaluates all members, unless told to stop on the way."""
         assert self.environment is not None
         start = time.monotonic()
@@ -170,14 +164,18 @@ class Run:
         if episodes is None:
             return
         self.episodes, self.evaluated_at = episodes, step
-        self.writer.write(results.evaluation_rows(self.population, 'offline', state, episodes, self.environment.id))
-        bar.write(results.evaluation_line('offline', step, episodes), file=sys.stdout)
+        if phase == 'online':
+            self.before = self.before or episodes
+            if episodes.successes is not None:
+                self.online_successes.append(episodes.successes.mean(axis=1))
+        self.writer.write(results.evaluation_rows(self.population, phase, state, episodes, self.environment.id))
+        bar.write(results.evaluation_line(phase, step, episodes), file=sys.stdout)
         self.wall_clock['evaluation'] = self.wall_clock.get('evaluation', 0.0) + time.monotonic() - start
 
     def train(self, phase: str, make: Any, state: PhaseState, steps: int, steps_per_block: int) -> PhaseState:
         """Runs a phase to its end, until all members have diverged, or until a signal."""
         options = self.config
-        evaluates = phase != 'cvae' and self.environment is not None
+        evaluates = phase != 'cvae' and self.evaluates
         intervals = [options.log_interval, options.checkpoint.interval, options.evaluation.interval * evaluates]
         chunk = math.gcd(steps, *(i for i in intervals if 0 < i < steps))
         run = make(self.spec, chunk)
@@ -203,7 +201,7 @@ class Run:
                     and self.evaluated_at != step
                     and (done or due(options.evaluation.interval, step))
                 ):
-                    self.evaluate(state, step, bar)
+                    self.evaluate(phase, state, step, bar)
                     stop = self.stop_signal and not pending
                 now = (step, self.evaluated_at)
                 if (stop or done or due(options.checkpoint.interval, step)) and saved != now:
@@ -222,21 +220,33 @@ class Run:
                     pending = []
                 self.wall_clock[phase] = self.wall_clock.get(phase, 0.0) + time.monotonic() - start
 
+    def offline(self) -> PhaseState:
+        """The CVAEs and the policies, each trained, resumed or taken over; a signal ends it early."""
+        config, saved_phase = self.config, self.saved.get('phase')
+        if saved_phase in ('offline', 'online'):
+            self.density_params = jax.tree.map(jnp.asarray, self.saved['density_params'])
+        elif config.online.steps and config.online.restore:
+            return self.fresh
+        elif self.spec.td3.regularizer.uses_density and self.density_params is None:
+            state = self.restored('cvae', population.init_cvaes(self.seeds, self.spec))
+            state = self.train('cvae', population.cvae_phase, state, config.cvae.steps, 1)
+            if self.stop_signal:
+                return state
+            self.density_params = state.learner.params
+        if saved_phase == 'online':
+            return self.restored('online', self.fresh)
+        state = self.restored('offline', self.fresh)
+        return self.train('offline', population.policy_phase, state, config.offline.steps, config.policy_freq)
+
     def go(self) -> int:
         """Trains, resuming where the checkpoint left off; returns the exit status."""
         with MetricWriter(self.workdir, results.COLUMNS, self.saved.get('metrics_position', 0)) as self.writer:
-            if self.saved.get('phase') == 'offline':
-                self.density_params = jax.tree.map(jnp.asarray, self.saved['density_params'])
-            elif self.spec.td3.regularizer.uses_density and self.density_params is None:
-                state = self.restored('cvae', population.init_cvaes(self.seeds, self.spec))
-                state = self.train('cvae', population.cvae_phase, state, self.config.cvae.steps, 1)
-                if self.stop_signal:
-                    return 128 + self.stop_signal
-                self.density_params = state.learner.params
-            state = population.init_policies(self.seeds, self.population.shape[1], self.spec)
-            state = self.restored('offline', state)
-            freq = self.config.policy_freq
-            state = self.train('offline', population.policy_phase, state, self.config.offline.steps, freq)
+            state = self.offline()
+            if self.config.online.steps and not self.stop_signal:
+                if self.saved.get('phase') != 'online':
+                    state, self.evaluated_at = started(self.config, state), -1
+                make_env = partial(environments.make, self.environment, self.task)
+                state = fine_tune(self, state, make_env)
             if self.stop_signal:
                 return 128 + self.stop_signal
         environment_id = self.environment.id if self.environment else None
@@ -248,6 +258,8 @@ class Run:
             'wall_clock_s': self.wall_clock,
             **results.results(self.population, state, self.episodes, environment_id),
         }
+        if self.config.online.steps:
+            results.add_online(report, self.before, self.online_successes)
         checkpoint.write_atomically(self.workdir / 'results.json', (json.dumps(report, indent=2) + '\n').encode())
         print(results.table(report))
         return 0 if np.asarray(state.alive).any() else ALL_DIVERGED

@@ -10,7 +10,8 @@ ORDER = [
     'regularizers datasets evaluation policy',
     'td3',
     'population config',
-    'results',
+    'results restore online',
+    'finetuning',
     'training evaluate plot',
     'main benchmark',
 ]

@@ -1,0 +1,183 @@
+"""Online fine-tuning: the ring, what minibatches are drawn from, a block against one by hand, and the command."""
+
+import json
+import signal
+
+import gymnasium as gym
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import ID, tiny
+
+from spot_jax import finetuning, online, policy, population, td3, training
+from spot_jax.config import Member, Population
+from spot_jax.datasets import load
+from spot_jax.errors import InputError
+from spot_jax.networks import CVAE, Actor, DoubleCritic
+from spot_jax.regularizers import REGULARIZERS
+from spot_jax.tasks import TASKS
+from spot_jax.types import unpack
+
+OPTIONS = online.Options(True, None, 0.2, 100, 0.1)
+
+
+def test_ring_wraps_around_and_keeps_rows_whole():
+    ring = online.empty_ring((1, 2), 5, 3)
+    value = 0.0
+    for _ in range(4):
+        new = value + jnp.arange(2.0).reshape(2, 1, 1, 1) + 10 * jnp.arange(2.0).reshape(1, 1, 2, 1)
+        ring = online.add(ring, jnp.broadcast_to(new, (2, 1, 2, 3)))
+        value += 2
+    assert ring.count == 8
+    np.testing.assert_array_equal(ring.rows[0, 0], np.repeat([[5.0], [6], [7], [3], [4]], 3, axis=1))
+    np.testing.assert_array_equal(ring.rows[0, 1], ring.rows[0, 0] + 10)
+
+
+def drawn(size, options=OPTIONS, n=20_000):
+    """The values drawn when the dataset is 0..29 and the ring's written rows are 100, 101, ..."""
+    rows = jnp.arange(30.0)[:, None]
+    ring = jnp.where(jnp.arange(50) < size, 100.0 + jnp.arange(50), -1.0)[:, None]
+    return np.asarray(online.sample(jax.random.key(0), rows, ring, jnp.int32(size), n, options))[:, 0]
+
+
+def test_uniform_over_the_union_of_what_is_written():
+    values, counts = np.unique(drawn(10), return_counts=True)
+    np.testing.assert_array_equal(values, [*range(30), *range(100, 110)])
+    assert np.abs(counts / 500 - 1).max() < 0.2  # 500 of each; 0.2 is 4.5 standard deviations
+
+
+@pytest.mark.parametrize('share', [0.0, 0.25, 1.0])
+def test_share_of_the_dataset(share):
+    values = drawn(10, OPTIONS._replace(offline_share=share), 400)
+    assert (values < 100).sum() == 400 * share
+    assert values.min() >= 0
+    assert values.max() < 110
+
+
+def test_without_the_dataset():
+    np.testing.assert_array_equal(np.unique(drawn(10, OPTIONS._replace(keep_offline=False))), np.arange(100, 110))
+
+
+def test_weight_is_cooled_to_a_floor():
+    weights = [float(online.cooled(jnp.float32(0.5), jnp.int32(t), OPTIONS)) for t in (0, 50, 80, 100, 1000)]
+    np.testing.assert_allclose(weights, [0.5, 0.25, 0.1, 0.1, 0.1], rtol=1e-6)
+    assert online.cooled(jnp.float32(0.5), jnp.int32(99), OPTIONS._replace(cooling_steps=0)) == 0.5
+
+
+def test_block_equals_updates_written_by_hand():
+    """Minibatches indexed in one concatenated buffer of what was there after each step; to 1e-5, not compiled alike."""
+    cvae = CVAE(2, (8,))
+    algorithm = td3.TD3(Actor(2, (8, 8)), DoubleCritic((8, 8)), REGULARIZERS['support'](cvae, 'elbo', 1))
+    spec = population.Spec(cvae, algorithm, 3, 16, 1e-3)
+    rng = np.random.default_rng(0)
+    rows, new = (jnp.array(rng.uniform(-1, 1, (n, 10)), jnp.float32) for n in (30, 12))
+    seeds, settings = jnp.array([5], jnp.uint32), (0.5, 1e-3, 1e-3, 0.9, 0.5, 0.1, 0.2, 0.5)
+    hypers = td3.Hyperparameters(*(jnp.full((1, 1), x) for x in settings))
+    params = population.init_cvaes(seeds, spec).learner.params
+    state = population.init_policies(seeds, 1, spec)
+    expected = jax.tree.map(lambda x: x[0, 0], state.learner)
+    ring = online.empty_ring((1, 1), 12, 10)
+    phase = online.online_phase(spec, OPTIONS)
+    for block in range(6):
+        ring = online.add(ring, new[2 * block : 2 * block + 2][:, None, None])
+        state, _ = phase(state, ring, seeds, hypers, params, rows)
+
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(5), online.ONLINE_TRAIN), block)
+        sample_key, noise_key = jax.random.split(key)
+        minibatches = []
+        for i, one in enumerate(jax.random.split(sample_key, 2)):
+            buffer = jnp.concatenate([rows, new[: 2 * block + i + 1]])
+            minibatches.append(buffer[jax.random.randint(jax.random.split(one)[0], (16,), 0, len(buffer))])
+        weight = 0.5 * (1 - 2 * (block + 1) / 100)
+        own = td3.Hyperparameters(*map(jnp.float32, (weight, *settings[1:])))
+        noise = td3.draw_noise(noise_key, algorithm, 16)
+        density = jax.tree.map(lambda x: x[0], params)
+        expected, _ = td3.update(expected, algorithm, density, unpack(jnp.stack(minibatches), 3, 2), noise, own)
+    assert state.gradient_steps.tolist() == [[12]]
+    for a, b in zip(jax.tree.leaves(state.learner), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a[0, 0], b, rtol=1e-5, atol=1e-5)
+
+
+class Count(gym.Env):
+    """Counts its steps; its goal is at 3 if `goal`, and its reward marks it."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (1,))
+    action_space = gym.spaces.Box(-2, 2, (1,))
+
+    def __init__(self, goal):
+        self.goal = goal
+
+    def reset(self, *, seed=None, options=None):
+        self.n = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.n += 1
+        self.action = action
+        reached = self.goal and self.n == 3
+        return np.full(1, self.n, np.float32), float(reached), reached, False, {}
+
+
+@pytest.mark.parametrize('goal', [True, False])
+def test_transitions_of_terminals_and_time_outs(goal):
+    member = Population([Member(0, {})], (1, 1))
+    low, high = np.full(1, -2, np.float32), np.full(1, 2, np.float32)
+    scaling = policy.Scaling(np.full(1, 1, np.float32), np.full(1, 2, np.float32), low, high)
+    make_env = lambda: gym.wrappers.TimeLimit(Count(goal), 3)
+    collector = finetuning.Collector(make_env, member, TASKS['antmaze'], scaling, 0)
+    rows = np.concatenate([collector.step(np.full((1, 1), 0.5, np.float32), t) for t in range(1, 5)])
+    batch = unpack(rows, 1, 1)
+    np.testing.assert_array_equal(batch.observations[:, 0] * 2 + 1, [0, 1, 2, 0])
+    np.testing.assert_array_equal(batch.next_observations[:, 0] * 2 + 1, [1, 2, 3, 1])  # not the next episode's first
+    np.testing.assert_array_equal(batch.masks, [1, 1, 0 if goal else 1, 1])  # a time-out is bootstrapped from
+    np.testing.assert_array_equal(batch.rewards, [-1, -1, 0 if goal else -1, -1])
+    assert collector._envs[0].unwrapped.action == 1.0  # 0.5 in bounds of ±2
+
+
+CHANGES = {'online.steps': 40, 'online.cooling_steps': 40}
+
+
+@pytest.mark.usefixtures('data')
+def test_both_phases_in_one_run_and_apart(finished, tmp_path, monkeypatch):
+    together, apart = tmp_path / 'together', tmp_path / 'apart'
+    original = training.results.training_rows
+
+    def stop(population, phase, state, metrics):
+        if phase == 'online' and int(state.block) == 10:
+            signal.raise_signal(signal.SIGTERM)
+        return original(population, phase, state, metrics)
+
+    monkeypatch.setattr(training.results, 'training_rows', stop)
+    assert training.run(tiny(**CHANGES), together) == 143
+    monkeypatch.setattr(training.results, 'training_rows', original)
+    assert training.run(tiny(**CHANGES), together) == 0
+    results = json.loads((together / 'results.json').read_text())
+    before = json.loads((finished / 'results.json').read_text())
+    for member, earlier in zip(results['members'], before['members'], strict=True):
+        assert member['offline'] == earlier['evaluation']
+        assert member['online'] == member['evaluation']
+        assert member['gradient_steps'] == 80
+        assert 0 <= member['regret'] <= 1
+    rows = [line.split(',')[:2] for line in (together / 'metrics.csv').read_text().splitlines()]
+    steps = sorted({int(step) for phase, step in rows if phase == 'online'})
+    assert steps == [40, 50, 60, 70, 80]
+
+    assert training.run(tiny(**CHANGES, **{'online.restore': str(finished), 'seeds': (7,)}), apart) == 0
+    results = json.loads((apart / 'results.json').read_text())
+    assert [m['seed'] for m in results['members']] == [0, 1]  # the population it goes on from
+    assert set(results['wall_clock_s']) == {'online', 'evaluation'}
+    assert [m['offline'] for m in results['members']] == [m['evaluation'] for m in before['members']]
+
+
+@pytest.mark.usefixtures('data')
+def test_what_does_not_fit_is_refused(finished, tmp_path):
+    for changes, message in (
+        ({'actor.hidden_dims': (8,)}, 'hidden_dims'),
+        ({'online.restore': str(tmp_path)}, 'is no run'),
+        ({'online.offline_share': 1.5}, 'offline_share'),
+    ):
+        with pytest.raises(InputError, match=message):
+            training.run(tiny(**{**CHANGES, 'online.restore': str(finished), **changes}), tmp_path / 'bad')
+        assert not (tmp_path / 'bad').exists()
+    assert load(ID, TASKS['pointmaze']).environment is not None

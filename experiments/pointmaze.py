@@ -18,7 +18,7 @@ COMMON = {
 }
 
 PRESETS = {
-    'umaze': {'offline.steps': 10_000},
+    'umaze': {'offline.steps': 10_000, 'evaluation.interval': 2000},
     'medium': {'offline.steps': 100_000, 'evaluation.interval': 20_000},
     'large': {'offline.steps': 200_000, 'evaluation.interval': 20_000},
 }

@@ -10,7 +10,7 @@ ORDER = [
     'regularizers datasets evaluation policy',
     'td3',
     'population config',
-    'results restore online',
+    'results restore online scoring',
     'finetuning',
     'training evaluate plot',
     'main benchmark',

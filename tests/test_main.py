@@ -17,10 +17,11 @@ from gymnasium.spaces import Box
 from minari.data_collector import EpisodeBuffer
 from tiny import ID, tiny
 
-from spot_jax import evaluate, policy, training
+from spot_jax import density, evaluate, policy, scoring, training
 from spot_jax.config import members, validate
 from spot_jax.errors import InputError
 from spot_jax.main import cli
+from spot_jax.networks import CVAE
 from spot_jax.workdir import read_run
 
 ROOT = Path(__file__).parents[1]
@@ -162,6 +163,21 @@ def test_loaded_policy_acts_within_bounds(finished):
     assert np.abs(actions).max() <= 1
     with pytest.raises(InputError, match='no member 2'):
         policy.load(finished, member=2)
+
+
+def test_actions_scored_by_a_run(finished):
+    _, state = read_run(finished)
+    rng = np.random.default_rng(0)
+    observations, actions = rng.normal(size=(7, 4)).astype(np.float32), rng.uniform(-1, 1, (7, 2)).astype(np.float32)
+    for name, estimate in density.ESTIMATORS.items():
+        scores = scoring.load(finished, member=1, estimator=name, num_samples=3)(observations, actions)
+        params = jax.tree.map(lambda x: x[1], state['density_params'])
+        noise = jax.random.normal(jax.random.key(0), (7, 3, 4))
+        expected = estimate(CVAE(2, (8,)), params, observations, actions, noise, 0.5)
+        np.testing.assert_allclose(scores, expected, rtol=1e-5)
+    for arguments in ({'member': 2}, {'estimator': 'exact'}):
+        with pytest.raises(InputError, match=r'no member 2|no estimator'):
+            scoring.load(finished, **arguments)
 
 
 def test_members_and_grid():

@@ -4,6 +4,8 @@ Presets: umaze, medium, large. The dataset is generated on first use. The author
 ours, with networks small enough for a population to train in minutes on two CPU cores.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from spot_jax.config import preset_config
@@ -17,7 +19,7 @@ COMMON = {
     'checkpoint.interval': 10_000,
 }
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     'umaze': {'offline.steps': 10_000, 'evaluation.interval': 2000},
     # Values of distant states take long to settle: targets that move faster shorten that (0.005: not done after 26k).
     'medium': {'offline.steps': 20_000, 'tau': 0.02},

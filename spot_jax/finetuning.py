@@ -36,23 +36,18 @@ class Collector:
         seed = np.random.SeedSequence([self._seeds[i], step]).generate_state(1)[0]
         return self._envs[i].reset(seed=int(seed))[0]
 
-    def normalized(self, observations: np.ndarray) -> np.ndarray:
-        """Observations `[..., O]` as the networks see them."""
-        return ((observations - self._scaling.mean) / self._scaling.std).astype(np.float32)
-
     def step(self, actions: np.ndarray, step: int) -> np.ndarray:
         """Takes every member's action [M, A] in [-1, 1]; returns the packed transitions [M, D].
 
         The state after a time-out is the one it was reached in, not the next episode's first: it is bootstrapped from.
         """
-        low, high = self._scaling.action_low, self._scaling.action_high
         rows = []
         for i, action in enumerate(actions):
             before = self.observations[i]
-            after, reward, terminated, truncated, _ = self._envs[i].step(low + (action + 1) / 2 * (high - low))
+            after, reward, terminated, truncated, _ = self._envs[i].step(self._scaling.bounded(action))
             mask = 1.0 - self._task.terminal(np.array(reward), np.array(terminated))
-            parts = [self.normalized(before), action, [self._task.reward(np.array(reward)), mask]]
-            rows.append(np.concatenate([*parts, self.normalized(after)]))
+            parts = [self._scaling.normalized(before), action, [self._task.reward(np.array(reward)), mask]]
+            rows.append(np.concatenate([*parts, self._scaling.normalized(after)]))
             self.observations[i] = self._reset(i, step) if terminated or truncated or mask == 0 else after
         return np.array(rows, np.float32)
 
@@ -121,7 +116,7 @@ def fine_tune(run: Any, state: PhaseState, make_env: Callable[[], gym.Env]) -> P
             start = time.monotonic()
             rows = []
             for i in range(freq):
-                seen = jnp.asarray(collector.normalized(collector.observations).reshape(*shape, -1))
+                seen = jnp.asarray(run.scaling.normalized(collector.observations).reshape(*shape, -1))
                 actions = act(state.learner.actor.params, seen, run.seeds, jnp.int32(step + i))
                 rows.append(collector.step(np.asarray(actions).reshape(len(population.members), -1), step + i + 1))
             ring = add(ring, jnp.asarray(np.array(rows).reshape(freq, *shape, row_size)))

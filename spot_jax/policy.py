@@ -23,7 +23,15 @@ class Scaling(NamedTuple):
     mean: np.ndarray  # [O]
     std: np.ndarray  # [O], with the 1e-3 already added
     action_low: np.ndarray  # [A]
-    action_high: np.ndarray
+    action_high: np.ndarray  # [A]
+
+    def normalized(self, observations: np.ndarray) -> np.ndarray:
+        """Raw observations `[..., O]` as the networks see them."""
+        return ((observations - self.mean) / self.std).astype(np.float32)
+
+    def bounded(self, unit: np.ndarray) -> np.ndarray:
+        """Actions `[..., A]` in [-1, 1] as the environment takes them."""
+        return self.action_low + (unit + 1) / 2 * (self.action_high - self.action_low)
 
 
 def batched_act(actor: Actor) -> Callable[[Params, np.ndarray, Scaling], np.ndarray]:
@@ -31,8 +39,7 @@ def batched_act(actor: Actor) -> Callable[[Params, np.ndarray, Scaling], np.ndar
     forward = jax.jit(jax.vmap(actor.apply))
 
     def act(params: Params, observations: np.ndarray, scaling: Scaling) -> np.ndarray:
-        unit = np.asarray(forward(params, ((observations - scaling.mean) / scaling.std).astype(np.float32)))
-        return scaling.action_low + (unit + 1) / 2 * (scaling.action_high - scaling.action_low)
+        return scaling.bounded(np.asarray(forward(params, scaling.normalized(observations))))
 
     return act
 

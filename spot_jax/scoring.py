@@ -50,8 +50,8 @@ def load(
         return ESTIMATORS[estimator](cvae, params, observations, actions, noise, beta)
 
     def log_prob(observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        normalized = (np.asarray(observations) - scaling.mean) / scaling.std
+        normalized = scaling.normalized(np.asarray(observations))
         unit = 2 * (np.asarray(actions) - scaling.action_low) / (scaling.action_high - scaling.action_low) - 1
-        return np.asarray(score(jnp.asarray(normalized, jnp.float32), jnp.asarray(unit, jnp.float32)))
+        return np.asarray(score(jnp.asarray(normalized), jnp.asarray(unit, jnp.float32)))
 
     return log_prob

@@ -150,6 +150,13 @@ class Training:
         }
         checkpoint.save(self.workdir / 'checkpoints', self.step, jax.device_get(tree), keep=2)
 
+    def evaluation_due(self) -> bool:
+        """Whether an evaluation's step has come since the last one."""
+        settings = self.settings
+        seeks_medium = settings.medium_return is not None and not self.medium_at
+        interval = settings.medium_interval if seeks_medium else settings.evaluation_interval
+        return self.step // interval > self.evaluated_at // interval
+
     def evaluate(self) -> str | None:
         """Plays the policy as it samples and as it means; keeps `medium` and `expert`. None if told to stop.
 
@@ -210,7 +217,7 @@ class Training:
         saved_at = self.step
         with tqdm(total=steps, initial=self.step, unit=' steps', disable=not sys.stdout.isatty()) as bar:
             while True:
-                if self.step // settings.evaluation_interval > self.evaluated_at // settings.evaluation_interval:
+                if self.evaluation_due():
                     line = self.evaluate()
                     if line is not None:
                         bar.write(line, file=sys.stdout)

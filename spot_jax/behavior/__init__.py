@@ -1,0 +1,1 @@
+"""Behaviour policies: trained here, shipped as arrays, they make the datasets."""

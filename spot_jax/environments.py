@@ -113,7 +113,7 @@ def maze_map(maze: Maze) -> list[list[Any]]:
     return cells
 
 
-_TASK = {'reward_type': 'sparse', 'continuing_task': False}
+_SPARSE: dict[str, Any] = {'reward_type': 'sparse', 'continuing_task': False}
 
 
 def point_maze(name: str, **kwargs: Any) -> gym.Env:
@@ -121,7 +121,7 @@ def point_maze(name: str, **kwargs: Any) -> gym.Env:
     with _no_leftover_xml():
         from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
 
-        return PinnedGoal(PointMazeEnv(maze_map=maze_map(POINT_MAZES[name]), **_TASK, **kwargs))
+        return PinnedGoal(PointMazeEnv(maze_map=maze_map(POINT_MAZES[name]), **_SPARSE, **kwargs))
 
 
 def ant_maze(name: str, **kwargs: Any) -> gym.Env:
@@ -130,7 +130,7 @@ def ant_maze(name: str, **kwargs: Any) -> gym.Env:
         from gymnasium_robotics.envs.maze.ant_maze_v5 import AntMazeEnv
 
         kwargs = {'include_cfrc_ext_in_observation': False} | kwargs
-        return PinnedGoal(AntMazeEnv(maze_map=maze_map(ANT_MAZES[name]), **_TASK, **kwargs))
+        return PinnedGoal(AntMazeEnv(maze_map=maze_map(ANT_MAZES[name]), **_SPARSE, **kwargs))
 
 
 for _robot, _entry_point, _mazes in (('Point', 'point_maze', POINT_MAZES), ('Ant', 'ant_maze', ANT_MAZES)):

@@ -1,7 +1,7 @@
 """AntMaze datasets made on the spot, by D4RL's protocol, in real MuJoCo.
 
-A planner's waypoints over the maze's cells and a noisy goal-reaching policy take the ant to a goal, where the episode ends.
-Rewards are those of the evaluation's fixed goal.
+A planner's waypoints over the maze's cells and a noisy goal-reaching policy take the ant to a goal, where the episode
+ends. Rewards are those of the evaluation's fixed goal.
 """
 
 import functools

@@ -7,7 +7,7 @@ ORDER = [
     'errors types',
     'networks train_state tasks checkpoint metrics',
     'density environments workdir',
-    'regularizers evaluation policy',
+    'regularizers evaluation policy pictures',
     'behavior',
     'datasets',
     'td3',

@@ -53,5 +53,13 @@ SETTINGS = {
     'hopper': Settings('Hopper-v5'),
     'walker2d': Settings('Walker2d-v5'),
     'halfcheetah': Settings('HalfCheetah-v5'),
-    'ant': Settings('spot_jax/AntWaypoint-v0', num_envs=16, rounds=16, discount=0.98),
+    'ant': Settings(
+        'spot_jax.behavior.ant:spot_jax/AntWaypoint-v0',
+        num_envs=16,
+        rounds=16,
+        lr=5e-4,
+        discount=0.98,
+        n_step=3,
+        tau=0.005,
+    ),
 }

@@ -6,7 +6,6 @@ finds the way. Rewards are those of the evaluation's fixed goal.
 """
 
 import sys
-from collections import deque
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
+from spot_jax.datasets.planner import Cell, free_cells, plan
 from spot_jax.datasets.store import Recipe, Request, metadata, new_dataset
 from spot_jax.environments import GOAL_RADIUS, POINT_MAZES
 
@@ -24,25 +24,6 @@ POSITION_GAIN, VELOCITY_GAIN = 10.0, 1.0
 ACTION_NOISE = 0.5  # standard deviation, of actions in [-1, 1]
 WAYPOINT_RADIUS = 0.3  # metres
 DWELL = 25  # steps that an episode spends at its goal before it is truncated
-
-
-Cell = tuple[int, int]
-
-
-def plan(maze_map: list[list[Any]], start: Cell, goal: Cell) -> list[Cell]:
-    """A shortest path of free cells from `start` to `goal`, both included, by breadth-first search."""
-    came_from: dict[Cell, Cell] = {start: start}
-    queue = deque([start])
-    while queue and goal not in came_from:
-        row, column = queue.popleft()
-        for cell in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)):
-            if maze_map[cell[0]][cell[1]] != 1 and cell not in came_from:
-                came_from[cell] = (row, column)
-                queue.append(cell)
-    path = [goal]
-    while path[-1] != start:
-        path.append(came_from[path[-1]])
-    return path[::-1]
 
 
 def _episode(env: gym.Env, cells: list[Cell], limit: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -89,8 +70,7 @@ def _episodes(env: gym.Env, limit: int, transitions: int, seed: int) -> Iterator
     from minari.data_collector import EpisodeBuffer
 
     rng = np.random.default_rng(seed)
-    maze_map = env.unwrapped.maze.maze_map
-    cells = [(i, j) for i, row in enumerate(maze_map) for j, cell in enumerate(row) if cell != 1]
+    cells = free_cells(env.unwrapped.maze.maze_map)
     count = 0
     with tqdm(total=transitions, unit=' transitions', disable=not sys.stderr.isatty()) as bar:
         while count < transitions:
@@ -112,7 +92,7 @@ def generate(name: str, request: Request) -> None:
         spaces = {'observation_space': env.observation_space, 'action_space': env.action_space}
         storage = MinariStorage.new(folder / 'data', env_spec=env.spec, **spaces)
         storage.update_metadata(_metadata(dataset_id, transitions, seed, env))
-        storage.update_episodes(_episodes(unlimited, POINT_MAZES[name][3], transitions, seed))
+        storage.update_episodes(_episodes(unlimited, POINT_MAZES[name].time_limit, transitions, seed))
 
 
 def _metadata(dataset_id: str, transitions: int, seed: int, env: gym.Env) -> dict[str, Any]:

@@ -20,6 +20,9 @@ class Episode(NamedTuple):
     rewards: list[float]  # T
 
 
+OnEpisode = Callable[[Episode, bool], None]  # a finished episode, and whether it terminated
+
+
 def n_step_row(episode: Episode, start: int, discount: float, terminated: bool) -> np.ndarray:
     """The packed row [D] from step `start` to the episode's last one.
 
@@ -29,7 +32,7 @@ def n_step_row(episode: Episode, start: int, discount: float, terminated: bool) 
     rewards = episode.rewards[start:]
     total = sum(discount**i * reward for i, reward in enumerate(rewards))
     mask = 0.0 if terminated else discount ** (len(rewards) - 1)
-    parts = [episode.observations[start], episode.actions[start], [total, mask], episode.observations[-1]]
+    parts: list[Any] = [episode.observations[start], episode.actions[start], [total, mask], episode.observations[-1]]
     return np.concatenate(parts).astype(np.float32)
 
 
@@ -44,7 +47,7 @@ class Collector:
         n_step: int,
         discount: float,
         in_flight: Sequence[dict[str, Any]] = (),
-        on_episode: Callable[[Episode, bool], None] | None = None,
+        on_episode: OnEpisode | None = None,
     ):
         """Starts episodes, or those of `in_flight` again. `on_episode` gets each finished one and if it terminated."""
         self._envs = [make_env() for _ in range(num_envs)]
@@ -55,7 +58,7 @@ class Collector:
         self.episodes = [self._reset(k) for k in range(num_envs)]
         for k, saved in enumerate(in_flight):
             for action in saved['actions']:
-                self._step(k, action)
+                self._step(k, action)  # none of them ended it
 
     def _reset(self, k: int) -> Episode:
         seed = np.random.SeedSequence([self._seed, k, self._numbers[k]]).generate_state(1)[0]

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from spot_jax import checkpoint
 from spot_jax.behavior import sac as sac_lib
-from spot_jax.behavior.collect import Act, Collector
+from spot_jax.behavior.collect import Act, Collector, Episode, OnEpisode
 from spot_jax.behavior.policy import Policy
 from spot_jax.behavior.replay import Ring, add, chunk_fn, empty_ring
 from spot_jax.behavior.sac import SAC, SACState
@@ -72,7 +72,7 @@ def policy_of(state: SACState, low: np.ndarray, high: np.ndarray) -> Policy:
 class Training:
     """One run: everything that a checkpoint holds, and the folder it is written to."""
 
-    def __init__(self, settings: Settings, seed: int, workdir: Path, on_episode: Any = None):
+    def __init__(self, settings: Settings, seed: int, workdir: Path, on_episode: OnEpisode | None = None):
         self.settings, self.seed, self.workdir, self.stop_signal = settings, seed, workdir, 0
         make_env = partial(make_environment, settings)
         env = make_env()
@@ -166,7 +166,7 @@ class Training:
         stop = lambda: self.stop_signal != 0
         noise = lambda observations: rng.standard_normal((*observations.shape[:-1], len(self.low)), np.float32)
         sampled = self.evaluator(lambda observations: policy(observations, noise(observations)), stop)
-        meant = sampled and self.evaluator(policy, stop)
+        meant = sampled and self.evaluator(lambda observations: policy(observations), stop)
         if sampled is None or meant is None:
             return None
         value, target = float(sampled.returns.mean()), self.settings.medium_return
@@ -208,7 +208,7 @@ class Training:
             self.ring = self.add(self.ring, packed, number)
         else:
             key = jax.random.fold_in(self.train_key, self.step)
-            self.state, self.ring, self.metrics = self.learn(self.state, self.ring, packed, number, key)
+            self.state, self.ring, self.metrics = self.learn(self.state, self.ring, jnp.asarray(packed), number, key)
             self.gradient_steps += self.updates_per_chunk
 
     def train(self, steps: int, only_medium: bool = False) -> None:
@@ -238,6 +238,19 @@ class Training:
         self.collector.close()
         self.evaluator.close()
         return 128 + self.stop_signal if self.stop_signal else 0
+
+
+def medium_replay(settings: Settings, seed: int, workdir: Path) -> list[tuple[Episode, bool]]:
+    """Trains until `medium` is found; returns every episode on the way and whether it terminated, as they ended.
+
+    Last come the unfinished ones, so that it is everything that the replay ring was given.
+    """
+    seen: list[tuple[Episode, bool]] = []
+    training = Training(settings, seed, workdir, lambda episode, terminated: seen.append((episode, terminated)))
+    training.go(settings.steps, only_medium=True)
+    if not training.medium_at:
+        raise InputError(f'{settings.environment}: not medium after {settings.steps} steps: choose another seed')
+    return seen + [(episode, False) for episode in training.collector.episodes]
 
 
 def run(settings: Settings, seed: int, workdir: Path) -> int:

@@ -86,6 +86,7 @@ def generate(name: str, request: Request) -> None:
     from minari.dataset.minari_storage import MinariStorage
 
     dataset_id, transitions, seed = request.dataset_id, request.transitions, request.seed
+    assert transitions is not None  # its recipes have a number
     with new_dataset(dataset_id, request.overwrite) as folder:
         env = gym.make(f'spot_jax/PointMaze-{name}-v0')
         unlimited = gym.make(f'spot_jax/PointMaze-{name}-v0', max_episode_steps=-1, disable_env_checker=True)

@@ -15,7 +15,7 @@ class Request(NamedTuple):
     """What is asked of a recipe."""
 
     dataset_id: str
-    transitions: int
+    transitions: int | None  # None: the recipe's own number
     seed: int = 0
     overwrite: bool = False
     workers: int = 1  # processes; the data do not depend on it
@@ -24,7 +24,7 @@ class Request(NamedTuple):
 class Recipe(NamedTuple):
     """How a dataset is made on the spot."""
 
-    transitions: int | None  # made unless another number is asked for; None: the recipe knows only while it makes them
+    transitions: int | None  # its own number; None: known only once they are made
     make: Callable[[Request], None]
 
 

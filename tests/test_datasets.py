@@ -10,8 +10,9 @@ from minari.data_collector import EpisodeBuffer
 
 from spot_jax import environments
 from spot_jax.behavior import planner
-from spot_jax.datasets import load, pointmaze
+from spot_jax.datasets import load
 from spot_jax.datasets.__main__ import main
+from spot_jax.datasets.recipes import generate
 from spot_jax.errors import InputError
 from spot_jax.tasks import TASKS, normalized_score
 from spot_jax.types import unpack
@@ -110,7 +111,7 @@ def test_plans_go_through_free_neighbouring_cells(maze):
 
 
 def test_generated_set_is_reproducible_and_matches_its_environment(capsys):
-    pointmaze.generate(POINT, 3000, seed=1)
+    generate(POINT, 3000, seed=1)
     task = TASKS['pointmaze']
     data = load(POINT, task)
     assert data.transitions.shape == (3000, 12)

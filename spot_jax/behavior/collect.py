@@ -23,8 +23,8 @@ class Episode(NamedTuple):
 def n_step_row(episode: Episode, start: int, discount: float, terminated: bool) -> np.ndarray:
     """The packed row [D] from step `start` to the episode's last one.
 
-    Its reward is Σ γ^i r_i over its n steps, its mask γ^(n−1), or 0 after a terminal: then r + γ·mask·V(s') is the n-step
-    return.
+    Its reward is Σ γ^i r_i over its n steps, its mask γ^(n−1), or 0 after a terminal: then r + γ·mask·V(s') is the
+    n-step return.
     """
     rewards = episode.rewards[start:]
     total = sum(discount**i * reward for i, reward in enumerate(rewards))

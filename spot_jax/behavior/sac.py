@@ -1,4 +1,4 @@
-"""Soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905): squashed Gaussian policy, twin critics, learned temperature.
+"""Soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905): squashed Gaussian, twin critics, learned temperature.
 
 All randomness enters through `Noise`, as in `td3`.
 """

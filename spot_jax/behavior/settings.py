@@ -20,13 +20,14 @@ class Settings(NamedTuple):
     batch_size: int = 256
     hidden_dims: tuple[int, ...] = (256, 256)
     layer_norm: bool = True  # in the critics
-    lr: float = 1e-3
+    lr: float = 5e-4
     discount: float = 0.99
-    n_step: int = 1
+    n_step: int = 3
     tau: float = 0.01  # of every policy update
     policy_freq: int = 2
     initial_temperature: float = 0.2
-    evaluation_interval: int = 16_384
+    evaluation_interval: int = 16_384  # environment steps
+    medium_interval: int = 4096  # the same until `medium` is found: returns rise fast there
     evaluation_episodes: int = 10
     checkpoint_interval: int = 65_536
 
@@ -38,8 +39,14 @@ class Settings(NamedTuple):
     @property
     def medium_return(self) -> float | None:
         """The evaluation's return that `medium` is taken at; None where D4RL has no reference."""
+        reference = self.reference_return
+        return None if reference is None else MEDIUM_SHARE * reference
+
+    @property
+    def reference_return(self) -> float | None:
+        """D4RL's expert return, if it has one."""
         references = REFERENCE_RETURNS.get(family(self.environment))
-        return references and MEDIUM_SHARE * references[1]
+        return references[1] if references else None
 
 
 SETTINGS = {

@@ -96,6 +96,8 @@ class Training:
         self.gradient_steps = int(self.saved.get('gradient_steps', 0))
         self.best, self.medium_at = float(self.saved.get('best', -np.inf)), int(self.saved.get('medium_at', 0))
         self.evaluated_at = int(self.saved.get('evaluated_at', 0))
+        self.metrics: dict[str, Any] = self.saved.get('metrics', {})  # of the last chunk
+        self.returns = [float(r) for r in self.saved.get('returns', [])]  # of the last 100 training episodes
         if self.saved:
             self.state = jax.tree.map(jnp.asarray, serialization.from_state_dict(self.state, self.saved['learner']))
             rows = self.ring.rows.at[: len(self.saved['rows'])].set(self.saved['rows'])
@@ -138,6 +140,8 @@ class Training:
             'best': self.best,
             'medium_at': self.medium_at,
             'evaluated_at': self.evaluated_at,
+            'metrics': self.metrics,
+            'returns': np.array(self.returns),
             'learner': self.state,
             'rows': self.ring.rows[:count],
             'count': count,
@@ -146,17 +150,26 @@ class Training:
         }
         checkpoint.save(self.workdir / 'checkpoints', self.step, jax.device_get(tree), keep=2)
 
-    def evaluate(self) -> dict[str, float] | None:
-        """Plays the policy as it samples and as it means; keeps `medium` and `expert`. None if told to stop."""
+    def evaluation_due(self) -> bool:
+        """Whether an evaluation's step has come since the last one."""
+        settings = self.settings
+        seeks_medium = settings.medium_return is not None and not self.medium_at
+        interval = settings.medium_interval if seeks_medium else settings.evaluation_interval
+        return self.step // interval > self.evaluated_at // interval
+
+    def evaluate(self) -> str | None:
+        """Plays the policy as it samples and as it means; keeps `medium` and `expert`. None if told to stop.
+
+        Returns the new row of the metrics as a line of text.
+        """
         policy, rng = self.policy(), self.rng(EVALUATE)
         stop = lambda: self.stop_signal != 0
         noise = lambda observations: rng.standard_normal((*observations.shape[:-1], len(self.low)), np.float32)
         sampled = self.evaluator(lambda observations: policy(observations, noise(observations)), stop)
         meant = sampled and self.evaluator(policy, stop)
-        if meant is None:
+        if sampled is None or meant is None:
             return None
-        value = float(sampled.returns.mean())
-        target = self.settings.medium_return
+        value, target = float(sampled.returns.mean()), self.settings.medium_return
         if target is not None and not self.medium_at and value >= target:
             self.medium_at = self.step
             self.keep('medium', policy)
@@ -164,60 +177,59 @@ class Training:
             self.best = value
             self.keep('expert', policy)
         self.evaluated_at = self.step
-        return {
+        measured = {
             'evaluation/return': value,
             'evaluation/return_std': float(sampled.returns.std()),
             'evaluation/length': float(sampled.lengths.mean()),
             'evaluation/return_deterministic': float(meant.returns.mean()),
+            'training/return': float(np.mean(self.returns)) if self.returns else np.nan,
+            **{f'training/{name}': float(x) for name, x in self.metrics.items()},
         }
+        counts = {'gradient_steps': self.gradient_steps, 'environment_steps': self.step}
+        self.writer.write([{'phase': 'behavior', 'member': 0, **counts, **measured}])
+        values = ', '.join(f'{name.split("/")[1]} {x:.4g}' for name, x in measured.items())
+        return f'{time.strftime("%H:%M:%S")} {self.step}: {values}'
 
     def keep(self, name: str, policy: Policy) -> None:
         """Writes a policy that is worth it, and at what step it was found."""
         checkpoint.write_atomically(self.workdir / f'{name}.npz', policy.to_bytes())
         checkpoint.write_atomically(self.workdir / f'{name}.step', f'{self.step}\n'.encode())
 
-    def advance(self) -> tuple[dict[str, Any], list[float]]:
-        """One chunk: steps in all environments, then updates. Returns the updates' metrics and episodes' returns."""
+    def advance(self) -> None:
+        """One chunk: steps in all environments, then updates."""
         rows, returns = self.collector.collect(self.explore(), self.settings.rounds)
         number = jnp.int32(len(rows))
         packed = np.zeros((self.max_rows, self.ring.rows.shape[1]), np.float32)
         if rows:
             packed[: len(rows)] = rows
-        metrics: dict[str, Any] = {}
+        self.returns = [*self.returns, *returns][-100:]
         self.step += self.settings.chunk
         if self.step <= self.settings.warmup_steps:
             self.ring = self.add(self.ring, packed, number)
         else:
             key = jax.random.fold_in(self.train_key, self.step)
-            self.state, self.ring, metrics = self.learn(self.state, self.ring, packed, number, key)
+            self.state, self.ring, self.metrics = self.learn(self.state, self.ring, packed, number, key)
             self.gradient_steps += self.updates_per_chunk
-        return metrics, returns
 
     def train(self, steps: int, only_medium: bool = False) -> None:
         """Trains to so many environment steps, until `medium` is found if only that is wanted, or until a signal."""
         settings = self.settings
-        returns: list[float] = []
-        metrics: dict[str, Any] = {}
+        saved_at = self.step
         with tqdm(total=steps, initial=self.step, unit=' steps', disable=not sys.stdout.isatty()) as bar:
-            while self.step < steps and not self.stop_signal and not (only_medium and self.medium_at):
-                new, finished = self.advance()
-                metrics, returns = new or metrics, [*returns, *finished][-100:]
-                bar.update(settings.chunk)
-                if self.step // settings.evaluation_interval > self.evaluated_at // settings.evaluation_interval:
-                    values = self.evaluate()
-                    if values is None:
-                        break
-                    row = {'phase': 'behavior', 'member': 0, 'gradient_steps': self.gradient_steps}
-                    row |= {'environment_steps': self.step, **values, 'training/return': np.mean(returns or [np.nan])}
-                    row |= {f'training/{k}': float(v) for k, v in metrics.items()}
-                    self.writer.write([row])
-                    clock = time.strftime('%H:%M:%S')
-                    text = ', '.join(f'{k.split("/")[1]} {v:.4g}' for k, v in row.items() if '/' in k)
-                    bar.write(f'{clock} {self.step}: {text}', file=sys.stdout)
-                    sys.stdout.flush()
-                if self.step % settings.checkpoint_interval == 0:
+            while True:
+                if self.evaluation_due():
+                    line = self.evaluate()
+                    if line is not None:
+                        bar.write(line, file=sys.stdout)
+                        sys.stdout.flush()
+                done = self.step >= steps or self.stop_signal or (only_medium and self.medium_at)
+                if (done or self.step % settings.checkpoint_interval == 0) and self.step != saved_at:
                     self.save()
-            self.save()
+                    saved_at = self.step
+                if done:
+                    return
+                self.advance()
+                bar.update(settings.chunk)
 
     def go(self, steps: int, only_medium: bool = False) -> int:
         """`train` with its files; returns the exit status: 0, or 128 + a signal's number."""

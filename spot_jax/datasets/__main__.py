@@ -8,7 +8,7 @@ import numpy as np
 
 from spot_jax.datasets.d4rl import import_d4rl
 from spot_jax.datasets.load import evaluation_spec, open_minari
-from spot_jax.datasets.pointmaze import RECIPES, generate
+from spot_jax.datasets.recipes import RECIPES, generate
 from spot_jax.errors import exit_status
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from spot_jax.behavior import Policy, load
 from spot_jax.behavior.driver import ACTION_NOISE, FLIPPED_STEPS, ant_maze, walk
 from spot_jax.behavior.planner import Cell, free_cells, plan
-from spot_jax.datasets.generation import Episode, Play, episodes
+from spot_jax.datasets.parallel import Episode, episodes
 from spot_jax.datasets.store import Recipe, Request, metadata, new_dataset
 from spot_jax.environments import ANT_MAZES, GOAL_RADIUS
 
@@ -41,12 +41,12 @@ KINDS = {
 }
 
 
-def player(kind: Kind, seed: int) -> Play:
-    """What makes a dataset's episodes of their numbers."""
-    return functools.partial(play, load('ant'), kind, seed)
+@functools.cache
+def _policy() -> Policy:
+    return load('ant')
 
 
-def play(policy: Policy, kind: Kind, seed: int, number: int) -> Episode:
+def play(kind: Kind, seed: int, number: int) -> Episode:
     """Episode `number` of a dataset: the same for the same arguments."""
     rng = np.random.default_rng((seed, number))
     env, limit = ant_maze(kind.maze), ANT_MAZES[kind.maze].time_limit
@@ -56,7 +56,7 @@ def play(policy: Policy, kind: Kind, seed: int, number: int) -> Episode:
         start, goal = (choices[rng.integers(len(choices))] for choices in (kind.starts or cells, kind.goals or cells))
     env.reset(seed=int(rng.integers(2**31)), options={'reset_cell': np.array(start)})
     path = plan(env.unwrapped.maze.maze_map, start, goal)
-    qpos, qvel, actions, _ = walk(env, policy, path, limit, rng)
+    qpos, qvel, actions, _ = walk(env, _policy(), path, limit, rng)
     position, fixed_goal = qpos[:, :2], env.unwrapped.goal
     goal_position = env.unwrapped.maze.cell_rowcol_to_xy(np.array(goal))
     return {
@@ -77,14 +77,12 @@ def generate(kind: Kind, request: Request) -> None:
     """Makes the dataset of a kind."""
     from minari.dataset.minari_storage import MinariStorage
 
-    args = kind, request.seed
-    player(*args)  # an error here is better than one in a worker
     with new_dataset(request.dataset_id, request.overwrite) as folder:
         env = gym.make(f'spot_jax/AntMaze-{kind.maze}-v0')
         spaces = {'observation_space': env.observation_space, 'action_space': env.action_space}
         storage = MinariStorage.new(folder / 'data', env_spec=env.spec, **spaces)
         storage.update_metadata(_metadata(kind, request, env))
-        storage.update_episodes(episodes(player, args, request.transitions, request.workers))
+        storage.update_episodes(episodes(functools.partial(play, kind, request.seed), request.transitions, request.workers))
 
 
 def _metadata(kind: Kind, request: Request, env: gym.Env) -> dict[str, Any]:

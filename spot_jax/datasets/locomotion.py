@@ -1,0 +1,3 @@
+from spot_jax.datasets.store import Recipe
+
+RECIPES: dict[str, Recipe] = {}

@@ -1,0 +1,23 @@
+"""The datasets that are made on the spot: id to recipe."""
+
+from spot_jax.datasets import antmaze, locomotion, pointmaze
+from spot_jax.datasets.store import Recipe, Request
+from spot_jax.errors import InputError
+
+RECIPES: dict[str, Recipe] = pointmaze.RECIPES | antmaze.RECIPES | locomotion.RECIPES
+
+
+def generate(
+    dataset_id: str, transitions: int | None = None, seed: int = 0, overwrite: bool = False, workers: int = 1
+) -> None:
+    """Makes a recipe's dataset; the same seed gives the same data, whatever the number of workers.
+
+    It appears whole or not at all. Raises InputError if the id is no recipe's, or is taken and not to be overwritten.
+    """
+    if dataset_id not in RECIPES:
+        raise InputError(f'no recipe for {dataset_id!r}: choose one of {", ".join(RECIPES)}')
+    recipe = RECIPES[dataset_id]
+    for name, value in (('transitions', transitions), ('workers', workers)):
+        if value is not None and value < 1:
+            raise InputError(f'--{name}={value}: must be at least 1')
+    recipe.make(Request(dataset_id, transitions or recipe.transitions, seed, overwrite, workers))

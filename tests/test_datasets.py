@@ -9,7 +9,8 @@ import pytest
 from minari.data_collector import EpisodeBuffer
 
 from spot_jax import environments
-from spot_jax.datasets import load, planner
+from spot_jax.behavior import planner
+from spot_jax.datasets import load
 from spot_jax.datasets.__main__ import main
 from spot_jax.datasets.recipes import generate
 from spot_jax.errors import InputError

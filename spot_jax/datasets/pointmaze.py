@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
-from spot_jax.datasets.planner import Cell, free_cells, plan
+from spot_jax.behavior.planner import Cell, free_cells, plan
 from spot_jax.datasets.store import Recipe, Request, metadata, new_dataset
 from spot_jax.environments import GOAL_RADIUS, POINT_MAZES
 

@@ -2,11 +2,11 @@
 
 import os
 
-from spot_jax.datasets import locomotion, pointmaze
+from spot_jax.datasets import antmaze, locomotion, pointmaze
 from spot_jax.datasets.store import Recipe, Request
 from spot_jax.errors import InputError
 
-RECIPES: dict[str, Recipe] = pointmaze.RECIPES | locomotion.RECIPES
+RECIPES: dict[str, Recipe] = pointmaze.RECIPES | antmaze.RECIPES | locomotion.RECIPES
 MAX_WORKERS = 8  # unless more are asked for
 
 

@@ -82,7 +82,9 @@ def generate(kind: Kind, request: Request) -> None:
         spaces = {'observation_space': env.observation_space, 'action_space': env.action_space}
         storage = MinariStorage.new(folder / 'data', env_spec=env.spec, **spaces)
         storage.update_metadata(_metadata(kind, request, env))
-        storage.update_episodes(episodes(functools.partial(play, kind, request.seed), request.transitions, request.workers))
+        storage.update_episodes(
+            episodes(functools.partial(play, kind, request.seed), request.transitions, request.workers)
+        )
 
 
 def _metadata(kind: Kind, request: Request, env: gym.Env) -> dict[str, Any]:

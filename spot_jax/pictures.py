@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -40,6 +41,13 @@ def legend(figure: Figure, handles: list[Any], columns: int, title: str = '') ->
     """A legend below the axes, where it hides nothing."""
     options: dict[str, Any] = {'frameon': False, 'fontsize': 9, 'title_fontsize': 9}
     figure.legend(handles=handles, title=title or None, ncols=columns, loc='outside lower center', **options)
+
+
+def plain(axes: Axes) -> None:
+    """Axes without a box, with a faint grid."""
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.grid(color='#e6e6e6', linewidth=0.8)
+    axes.set_axisbelow(True)
 
 
 def draw_rollouts(panels: Sequence[Rollouts]) -> Figure:
@@ -80,7 +88,7 @@ def draw_rollouts(panels: Sequence[Rollouts]) -> Figure:
     ]
     if any(panel.own_goals is not None for panel in panels):
         handles[2:2] = [Line2D([], [], color=GOAL, marker='x', linestyle='none', label="an episode's own goal")]
-    legend(figure, handles, len(handles))
+    legend(figure, handles, len(handles) if columns > 1 else 3)
     return figure
 
 

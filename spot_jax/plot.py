@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
@@ -27,7 +26,7 @@ from spot_jax.checkpoint import write_atomically
 from spot_jax.config import HYPERPARAMETERS, Member, members
 from spot_jax.datasets.load import evaluation_spec, open_minari
 from spot_jax.errors import InputError, exit_status
-from spot_jax.pictures import COLORS, Rollouts, draw_rollouts, legend, png
+from spot_jax.pictures import COLORS, Rollouts, draw_rollouts, legend, plain, png
 from spot_jax.tasks import TASKS, Task
 
 DEFAULT_METRICS = ['evaluation/success_rate', 'evaluation/normalized_score', 'evaluation/return']
@@ -180,17 +179,11 @@ def roll_out(run: RunFolder, member: int, num_episodes: int) -> Rollouts:
     )
 
 
-def _plain(axes: Axes) -> None:
-    axes.spines[['top', 'right']].set_visible(False)
-    axes.grid(color='#e6e6e6', linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
 def draw_curves(curves: Sequence[Curve], metric: str, title: str) -> Figure:
     """The picture of learning curves."""
     figure = Figure(layout='constrained')
     axes = figure.add_subplot()
-    _plain(axes)
+    plain(axes)
     counts = sorted({curve.num_seeds for curve in curves})
     number = ' to '.join(str(n) for n in {counts[0]: 0, counts[-1]: 0})
     caption = 'one seed' if counts == [1] else f'mean and range of {number} seeds'

@@ -1,4 +1,7 @@
-"""`python -m spot_jax.behavior train ROBOT --workdir=DIR`: trains a behaviour policy; the same command resumes it."""
+"""`python -m spot_jax.behavior train ROBOT --workdir=DIR`: trains a behaviour policy; the same command resumes it.
+
+`python -m spot_jax.behavior ship NAME --workdir=DIR` puts it into the package, with a card of what it does.
+"""
 
 import argparse
 import os
@@ -6,6 +9,7 @@ import sys
 from pathlib import Path
 
 from spot_jax.behavior.settings import SETTINGS
+from spot_jax.behavior.ship import ship
 from spot_jax.errors import exit_status
 
 
@@ -31,7 +35,13 @@ def main(argv: list[str] | None = None) -> int:
     learn.add_argument('--workdir', type=Path, required=True)
     learn.add_argument('--steps', type=int, help="environment steps; default: the robot's own number")
     learn.add_argument('--seed', type=int, default=0)
+    keep = commands.add_parser('ship', help='put a trained policy into the package, with its card')
+    keep.add_argument('name', help='of the policy from now on: ant, hopper-medium, ...')
+    keep.add_argument('--workdir', type=Path, required=True)
+    keep.add_argument('--kind', choices=['medium', 'expert'], default='expert')
     args = parser.parse_args(argv)
+    if args.command == 'ship':
+        return exit_status(lambda: ship(args.name, args.workdir, args.kind))
     return exit_status(lambda: train(args.robot, args.workdir, args.steps, args.seed))
 
 

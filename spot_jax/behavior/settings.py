@@ -51,8 +51,8 @@ class Settings(NamedTuple):
 
 SETTINGS = {
     'hopper': Settings('Hopper-v5'),
-    'walker2d': Settings('Walker2d-v5'),
-    'halfcheetah': Settings('HalfCheetah-v5'),
+    'walker2d': Settings('Walker2d-v5', steps=1_500_000),
+    'halfcheetah': Settings('HalfCheetah-v5', steps=3_000_000),
     'ant': Settings(
         'spot_jax.behavior.ant:spot_jax/AntWaypoint-v0',
         num_envs=16,

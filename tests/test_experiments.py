@@ -4,6 +4,8 @@ import pytest
 
 from experiments import antmaze, mujoco, pointmaze
 from spot_jax.config import validate
+from spot_jax.datasets.recipes import RECIPES
+from spot_jax.errors import InputError
 
 ALL = [(m, name) for m in (antmaze, mujoco, pointmaze) for name in m.PRESETS]
 
@@ -21,3 +23,16 @@ def test_the_fifteen_tasks_of_the_poster():
     assert (config.actor.lr, config.actor.output_init, config.critic.output_init) == (1e-4, 1e-3, 3e-3)
     config = mujoco.get_config('walker2d-medium-expert')
     assert (config.regularizer.weight, config.actor.dropout, config.normalize_observations) == (0.5, 0.1, True)
+
+
+def test_data_are_generated_unless_d4rls_are_asked_for():
+    ids = {name: mujoco.get_config(name).dataset_id for name in ('', 'hopper-medium,d4rl', 'walker2d-medium-replay')}
+    assert ids == {
+        '': 'spot_jax/hopper/medium-v0',
+        'hopper-medium,d4rl': 'mujoco/hopper/medium-v0',
+        'walker2d-medium-replay': 'spot_jax/walker2d/medium-replay-v0',
+    }
+    assert all(mujoco.get_config(name).dataset_id in RECIPES for name in mujoco.PRESETS)
+    for name in ('hopper-medium,d4', 'hopper,d4rl'):
+        with pytest.raises(InputError, match='no '):
+            mujoco.get_config(name)

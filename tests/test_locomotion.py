@@ -53,7 +53,7 @@ def test_a_generated_set_is_labelled_and_fits_its_environment(capsys):
 
 
 def test_medium_replay_is_what_the_training_saw(monkeypatch):
-    monkeypatch.setattr(settings, 'MEDIUM_SHARE', 1e-4)
+    monkeypatch.setattr(settings, 'MEDIUM_SHARES', (1e-4, 1))
     tiny = settings.SETTINGS['hopper']._replace(
         rounds=4, warmup_steps=128, capacity=2000, batch_size=16, hidden_dims=(8,), medium_interval=256
     )

@@ -12,6 +12,7 @@ setup(
     long_description_content_type='text/markdown',
     license='MIT',
     packages=find_packages(include=['spot_jax', 'spot_jax.*']),
+    package_data={'spot_jax.behavior': ['weights/*']},
     python_requires='>=3.11',
     install_requires=[
         'absl-py>=2.1,<3',

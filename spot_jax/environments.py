@@ -9,7 +9,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -20,11 +20,27 @@ from spot_jax.tasks import Task
 
 GOAL_RADIUS = 0.45  # metres, as gymnasium-robotics' code has it
 
-# Start and goal cells (row, column) and time limit of our PointMazes, on gymnasium-robotics' maps of these names.
-POINT_MAZES: dict[str, tuple[str, tuple[int, int], tuple[int, int], int]] = {
-    'UMaze': ('U_MAZE', (1, 1), (3, 1), 300),
-    'Medium': ('MEDIUM_MAZE', (1, 1), (6, 6), 600),
-    'Large': ('LARGE_MAZE', (1, 1), (7, 10), 800),
+
+class Maze(NamedTuple):
+    """A maze task on one of gymnasium-robotics' maps."""
+
+    map_name: str
+    start: tuple[int, int]  # row and column of the cell
+    goal: tuple[int, int]
+    time_limit: int  # steps
+
+
+POINT_MAZES = {
+    'UMaze': Maze('U_MAZE', (1, 1), (3, 1), 300),
+    'Medium': Maze('MEDIUM_MAZE', (1, 1), (6, 6), 600),
+    'Large': Maze('LARGE_MAZE', (1, 1), (7, 10), 800),
+}
+
+# Start, goal and time limit as D4RL has them.
+ANT_MAZES = {
+    'UMaze': Maze('U_MAZE', (1, 1), (3, 1), 700),
+    'Medium': Maze('MEDIUM_MAZE', (1, 1), (6, 6), 1000),
+    'Large': Maze('LARGE_MAZE', (1, 1), (7, 9), 1000),
 }
 
 
@@ -87,15 +103,17 @@ def _no_leftover_xml() -> Iterator[None]:
             Path(path).unlink(missing_ok=True)
 
 
-def maze_map(name: str) -> list[list[Any]]:
-    """gymnasium-robotics' map of one of `POINT_MAZES`, with its start 'r' and goal 'g' put in."""
+def maze_map(maze: Maze) -> list[list[Any]]:
+    """gymnasium-robotics' map of a maze, with its start 'r' and goal 'g' put in."""
     import_mazes()
     from gymnasium_robotics.envs.maze import maps
 
-    map_name, start, goal, _ = POINT_MAZES[name]
-    cells = [list(row) for row in getattr(maps, map_name)]
-    cells[start[0]][start[1]], cells[goal[0]][goal[1]] = 'r', 'g'
+    cells = [list(row) for row in getattr(maps, maze.map_name)]
+    cells[maze.start[0]][maze.start[1]], cells[maze.goal[0]][maze.goal[1]] = 'r', 'g'
     return cells
+
+
+_SPARSE: dict[str, Any] = {'reward_type': 'sparse', 'continuing_task': False}
 
 
 def point_maze(name: str, **kwargs: Any) -> gym.Env:
@@ -103,16 +121,26 @@ def point_maze(name: str, **kwargs: Any) -> gym.Env:
     with _no_leftover_xml():
         from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
 
-        return PinnedGoal(PointMazeEnv(maze_map=maze_map(name), reward_type='sparse', continuing_task=False, **kwargs))
+        return PinnedGoal(PointMazeEnv(maze_map=maze_map(POINT_MAZES[name]), **_SPARSE, **kwargs))
 
 
-for _name, _maze in POINT_MAZES.items():
-    gym.register(
-        f'spot_jax/PointMaze-{_name}-v0',
-        'spot_jax.environments:point_maze',
-        max_episode_steps=_maze[3],
-        kwargs={'name': _name},
-    )
+def ant_maze(name: str, **kwargs: Any) -> gym.Env:
+    """Entry point of `spot_jax/AntMaze-*-v0`: as `point_maze`, with the ant's 27 values of proprioception."""
+    with _no_leftover_xml():
+        from gymnasium_robotics.envs.maze.ant_maze_v5 import AntMazeEnv
+
+        kwargs = {'include_cfrc_ext_in_observation': False} | kwargs
+        return PinnedGoal(AntMazeEnv(maze_map=maze_map(ANT_MAZES[name]), **_SPARSE, **kwargs))
+
+
+for _robot, _entry_point, _mazes in (('Point', 'point_maze', POINT_MAZES), ('Ant', 'ant_maze', ANT_MAZES)):
+    for _name, _maze in _mazes.items():
+        gym.register(
+            f'spot_jax/{_robot}Maze-{_name}-v0',
+            f'spot_jax.environments:{_entry_point}',
+            max_episode_steps=_maze.time_limit,
+            kwargs={'name': _name},
+        )
 
 
 def make(spec: EnvSpec, task: Task) -> gym.Env:
@@ -124,7 +152,7 @@ def make(spec: EnvSpec, task: Task) -> gym.Env:
         if not task.is_maze:
             return TaskObservation(gym.make(spec), task)
         with _no_leftover_xml():
-            stock = spec.entry_point != 'spot_jax.environments:point_maze'
+            stock = not str(spec.entry_point).startswith('spot_jax.environments:')
             env = gym.make(spec, **({'continuing_task': False} if stock else {}))
         return TaskObservation(PinnedGoal(env) if stock else env, task)
     except InputError:

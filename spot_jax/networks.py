@@ -28,19 +28,22 @@ def dense(x: Array, features: int, bound: float | None = None) -> Array:
 class MLP(nn.Module):
     """ReLU layers of `hidden_dims`, each followed by dropout, then a linear layer of `output_dim` values.
 
-    `output_init` is the bound of the last layer's uniform initialisation (None: PyTorch's default).
+    `output_init` is the bound of the last layer's uniform initialisation (None: PyTorch's default). `layer_norm`
+    normalises what goes into each ReLU.
     """
 
     hidden_dims: tuple[int, ...]
     output_dim: int
     output_init: float | None = None
     dropout: float = 0.0
+    layer_norm: bool = False
 
     @nn.compact
     def __call__(self, x: Array, deterministic: bool = True) -> Array:
         """`[..., I] -> [..., output_dim]`; dropout needs the rng 'dropout' unless `deterministic`."""
         for features in self.hidden_dims:
-            x = nn.relu(dense(x, features))
+            x = dense(x, features)
+            x = nn.relu(nn.LayerNorm()(x) if self.layer_norm else x)
             if self.dropout > 0:
                 x = nn.Dropout(self.dropout)(x, deterministic=deterministic)
         return dense(x, self.output_dim, self.output_init)
@@ -65,18 +68,20 @@ class DoubleCritic(nn.Module):
 
     hidden_dims: tuple[int, ...] = (256, 256)
     output_init: float | None = None
+    layer_norm: bool = False
 
     @nn.compact
     def __call__(self, observations: Array, actions: Array) -> Array:
         twin = nn.vmap(MLP, variable_axes={'params': 0}, split_rngs={'params': True}, in_axes=None, axis_size=2)
         x = jnp.concatenate([observations, actions], axis=-1)
-        return twin(self.hidden_dims, 1, self.output_init, name='twin')(x)[..., 0]
+        return twin(self.hidden_dims, 1, self.output_init, layer_norm=self.layer_norm, name='twin')(x)[..., 0]
 
     def first(self, params: Params, observations: Array, actions: Array) -> Array:
         """Only the first critic's values, `[...]`: the actor's loss needs no more, and half the work is saved."""
         first_params = jax.tree.map(lambda p: p[0], params['params']['twin'])
         x = jnp.concatenate([observations, actions], axis=-1)
-        return MLP(self.hidden_dims, 1, parent=None).apply({'params': first_params}, x)[..., 0]
+        mlp = MLP(self.hidden_dims, 1, layer_norm=self.layer_norm, parent=None)
+        return mlp.apply({'params': first_params}, x)[..., 0]
 
 
 class CVAE(nn.Module):

@@ -16,27 +16,22 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Circle, Rectangle
 from matplotlib.ticker import EngFormatter
 from ml_collections import ConfigDict
-from PIL import Image  # Pillow comes with matplotlib
 
 from spot_jax import environments, evaluation, policy
 from spot_jax.checkpoint import write_atomically
 from spot_jax.config import HYPERPARAMETERS, Member, members
 from spot_jax.datasets.load import evaluation_spec, open_minari
 from spot_jax.errors import InputError, exit_status
+from spot_jax.pictures import COLORS, Rollouts, draw_rollouts, legend, plain, png
 from spot_jax.tasks import TASKS, Task
 
 DEFAULT_METRICS = ['evaluation/success_rate', 'evaluation/normalized_score', 'evaluation/return']
 EVALUATION_SEED = 20_000  # of the first episode, as `python -m spot_jax.evaluate` has it
-COLORS = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000']  # Okabe and Ito, no yellow
 LINE_STYLES = ['-', '--', ':', '-.']  # the next one each time the colours are used up
-REACHED, FAILED, GOAL, WALL = COLORS[0], COLORS[1], COLORS[2], '#c8c8c8'
 
 
 class RunFolder(NamedTuple):
@@ -60,16 +55,6 @@ class Curve(NamedTuple):
     high: np.ndarray  # [N]
     num_seeds: int
     stopped: np.ndarray  # [D, 2]: last step and value of each seed that diverged
-
-
-class Rollouts(NamedTuple):
-    """Episodes of one policy in its maze, positions in metres."""
-
-    title: str
-    maze: Any
-    paths: list[np.ndarray]  # [T + 1, 2] each
-    reached: np.ndarray  # [E]
-    goals: np.ndarray  # [E, 2]
 
 
 def read_run(workdir: Path, name: str) -> RunFolder:
@@ -144,13 +129,6 @@ def learning_curves(rows: Sequence[Mapping[str, str]], metric: str, name: str = 
     return curves
 
 
-def wall_corners(maze: Any) -> np.ndarray:
-    """The lower left corners of a gymnasium-robotics maze's wall cells, `[W, 2]` in metres."""
-    rows, columns = np.array([[cell == 1 for cell in row] for row in maze.maze_map]).nonzero()
-    size = maze.maze_size_scaling
-    return np.stack([columns * size - maze.x_map_center, maze.y_map_center - (rows + 1) * size], axis=-1)
-
-
 class _Tracked(gym.Wrapper):
     """Keeps the positions and the goal of each episode: the observations of mazes start with x and y."""
 
@@ -201,23 +179,11 @@ def roll_out(run: RunFolder, member: int, num_episodes: int) -> Rollouts:
     )
 
 
-def _legend(figure: Figure, handles: list[Any], columns: int, title: str = '') -> None:
-    """A legend below the axes, where it hides nothing."""
-    options: dict[str, Any] = {'frameon': False, 'fontsize': 9, 'title_fontsize': 9}
-    figure.legend(handles=handles, title=title or None, ncols=columns, loc='outside lower center', **options)
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[['top', 'right']].set_visible(False)
-    axes.grid(color='#e6e6e6', linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
 def draw_curves(curves: Sequence[Curve], metric: str, title: str) -> Figure:
     """The picture of learning curves."""
     figure = Figure(layout='constrained')
     axes = figure.add_subplot()
-    _plain(axes)
+    plain(axes)
     counts = sorted({curve.num_seeds for curve in curves})
     number = ' to '.join(str(n) for n in {counts[0]: 0, counts[-1]: 0})
     caption = 'one seed' if counts == [1] else f'mean and range of {number} seeds'
@@ -237,7 +203,7 @@ def draw_curves(curves: Sequence[Curve], metric: str, title: str) -> Figure:
         handles.append(Line2D([], [], marker='x', label='a seed diverged', **options))
     columns = max(1, 100 // (max(len(handle.get_label()) for handle in handles) + 6))
     figure.set_size_inches(7, 3.7 + 0.2 * math.ceil(len(handles) / columns))
-    _legend(figure, handles, columns, caption if curves[0].label else '')
+    legend(figure, handles, columns, caption if curves[0].label else '')
     axes.set_title(textwrap.fill(title, 80), fontsize=11)
     axes.set_xlabel('gradient steps')
     axes.set_ylabel(metric.removeprefix('evaluation/').replace('_', ' '))
@@ -245,50 +211,6 @@ def draw_curves(curves: Sequence[Curve], metric: str, title: str) -> Figure:
     if metric == 'evaluation/success_rate':
         axes.set_ylim(-0.03, 1.03)
     return figure
-
-
-def draw_rollouts(panels: Sequence[Rollouts]) -> Figure:
-    """The picture of episodes in mazes, a panel each."""
-    rows = math.ceil(len(panels) / 3)
-    columns = math.ceil(len(panels) / rows)
-    width = max(4.5, 3.5 * columns)
-    tallest = max(panel.maze.map_length / panel.maze.map_width for panel in panels)
-    title_lines = max(panel.title.count('\n') + 1 for panel in panels)
-    height = 0.5 + rows * (0.5 + 0.2 * title_lines + tallest * (width - 0.6) / columns)
-    figure = Figure(figsize=(width, height), layout='constrained')
-    for i, panel in enumerate(panels):
-        axes, maze, size = figure.add_subplot(rows, columns, i + 1), panel.maze, panel.maze.maze_size_scaling
-        walls = [Rectangle(corner, size, size) for corner in wall_corners(maze)]
-        # Without antialiasing: else neighbouring squares show a seam.
-        axes.add_collection(PatchCollection(walls, facecolor=WALL, linewidth=0, antialiased=False))
-        for goal in np.unique(panel.goals, axis=0):
-            axes.add_patch(Circle(goal, environments.GOAL_RADIUS, facecolor=GOAL + '40', edgecolor=GOAL, linewidth=1.5))
-        colors = [REACHED if ok else FAILED for ok in panel.reached]
-        axes.add_collection(LineCollection(panel.paths, colors=colors, linewidths=0.8, alpha=0.7))
-        starts = np.array([path[0] for path in panel.paths])
-        axes.scatter(starts[:, 0], starts[:, 1], s=10, c='black', linewidths=0, zorder=3)
-        axes.set_xlim(-maze.x_map_center, maze.x_map_center)
-        axes.set_ylim(-maze.y_map_center, maze.y_map_center)
-        axes.set_aspect('equal')
-        axes.set_xlabel('x (m)')
-        axes.set_ylabel('y (m)' if i % columns == 0 else '')
-        axes.set_title(panel.title, fontsize=10)
-    handles = [
-        Line2D([], [], color='black', marker='o', markersize=4, linestyle='none', label='start'),
-        Line2D([], [], color=GOAL, marker='o', markersize=9, fillstyle='none', linestyle='none', label='goal'),
-        Line2D([], [], color=REACHED, label='reaches it'),
-        Line2D([], [], color=FAILED, label='does not'),
-    ]
-    _legend(figure, handles, len(handles))
-    return figure
-
-
-def png(figure: Figure) -> bytes:
-    """A figure as the bytes of a PNG file of 256 colours: a third of the size, and the eye sees no difference."""
-    full, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(full, format='png', dpi=150)
-    Image.open(full).convert('RGB').quantize(256, dither=Image.Dither.NONE).save(small, format='png', optimize=True)
-    return small.getvalue()
 
 
 def plot(

@@ -35,6 +35,6 @@ class TargetTrainState(TrainState):
 
     target_params: Params
 
-    def update_target(self, tau: Array) -> Self:
+    def update_target(self, tau: Array | float) -> Self:
         """Polyak averaging: target ← τ·online + (1 − τ)·target."""
         return self.replace(target_params=optax.incremental_update(self.params, self.target_params, tau))

@@ -18,7 +18,7 @@ import pytest  # noqa: E402
 from tiny import ID, tiny  # noqa: E402
 
 from spot_jax import population, training  # noqa: E402
-from spot_jax.datasets import pointmaze  # noqa: E402
+from spot_jax.datasets.recipes import generate  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
@@ -34,7 +34,7 @@ def data(tmp_path_factory):
     """A Minari folder with the dataset that `tiny` names."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('MINARI_DATASETS_PATH', str(tmp_path_factory.mktemp('minari')))
-        pointmaze.generate(ID, 1000)
+        generate(ID, 1000)
         yield
 
 

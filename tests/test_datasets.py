@@ -9,8 +9,10 @@ import pytest
 from minari.data_collector import EpisodeBuffer
 
 from spot_jax import environments
-from spot_jax.datasets import load, pointmaze
+from spot_jax.behavior import planner
+from spot_jax.datasets import load
 from spot_jax.datasets.__main__ import main
+from spot_jax.datasets.recipes import generate
 from spot_jax.errors import InputError
 from spot_jax.tasks import TASKS, normalized_score
 from spot_jax.types import unpack
@@ -95,18 +97,21 @@ def test_scores():
     assert normalized_score('spot_jax/PointMaze-UMaze-v0', [1.0], [1.0]) is None
 
 
-@pytest.mark.parametrize('name', environments.POINT_MAZES)
-def test_plan_reaches_the_goal_through_free_cells(name):
-    maze = environments.maze_map(name)
-    _, start, goal, _ = environments.POINT_MAZES[name]
-    path = pointmaze.plan(maze, start, goal)
-    assert (path[0], path[-1]) == (start, goal)
-    assert all(maze[i][j] != 1 for i, j in path)
-    assert all(abs(a[0] - b[0]) + abs(a[1] - b[1]) == 1 for a, b in itertools.pairwise(path))
+@pytest.mark.parametrize('maze', {**environments.POINT_MAZES, **environments.ANT_MAZES}.values())
+def test_plans_go_through_free_neighbouring_cells(maze):
+    cells = environments.maze_map(maze)
+    free = planner.free_cells(cells)
+    assert {maze.start, maze.goal} <= set(free)
+    for start, goal in itertools.product(free, free):
+        path = planner.plan(cells, start, goal)
+        assert (path[0], path[-1]) == (start, goal)
+        assert all(cells[i][j] != 1 for i, j in path)
+        assert all(abs(a[0] - b[0]) + abs(a[1] - b[1]) == 1 for a, b in itertools.pairwise(path))
+        assert len(path) == len(planner.plan(cells, goal, start))  # a shortest one is as long both ways
 
 
 def test_generated_set_is_reproducible_and_matches_its_environment(capsys):
-    pointmaze.generate(POINT, 3000, seed=1)
+    generate(POINT, 3000, seed=1)
     task = TASKS['pointmaze']
     data = load(POINT, task)
     assert data.transitions.shape == (3000, 12)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spot_jax import environments, evaluate, plot
+from spot_jax import environments, evaluate, pictures, plot
 from spot_jax.config import HYPERPARAMETERS
 from spot_jax.errors import InputError
 from spot_jax.tasks import TASKS
@@ -77,7 +77,7 @@ def test_walls_lie_on_the_cells_of_the_maze():
     env = environments.make(gym.spec('spot_jax/PointMaze-Large-v0'), TASKS['pointmaze'])
     maze = env.unwrapped.maze
     cells = [(i, j) for i, row in enumerate(maze.maze_map) for j, cell in enumerate(row) if cell == 1]
-    centres = plot.wall_corners(maze) + maze.maze_size_scaling / 2
+    centres = pictures.wall_corners(maze) + maze.maze_size_scaling / 2
     np.testing.assert_allclose(centres, [maze.cell_rowcol_to_xy(cell) for cell in cells])
     env.close()
 
@@ -117,8 +117,8 @@ def test_rollouts_are_the_episodes_of_evaluate(finished, capsys):
     assert len(np.unique(starts, axis=0)) == 12
     np.testing.assert_allclose(played.goals, np.tile(played.maze.cell_rowcol_to_xy((3, 1)), (12, 1)))
     for number in (1, 2, 4):
-        figure = plot.draw_rollouts([played] * number)
-        plot.png(figure)
+        figure = pictures.draw_rollouts([played] * number)
+        pictures.png(figure)
         assert all(axes.title.get_window_extent().y1 < figure.bbox.height for axes in figure.axes)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box
 
-from spot_jax.datasets.pointmaze import RECIPES, generate
+from spot_jax.datasets.recipes import RECIPES, generate
 from spot_jax.errors import InputError
 from spot_jax.tasks import Task
 

@@ -6,47 +6,24 @@ finds the way. Rewards are those of the evaluation's fixed goal.
 """
 
 import sys
-from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
-from spot_jax.datasets.store import new_dataset
+from spot_jax.behavior.planner import Cell, free_cells, plan
+from spot_jax.datasets.store import Recipe, Request, metadata, new_dataset
 from spot_jax.environments import GOAL_RADIUS, POINT_MAZES
-from spot_jax.errors import InputError
 
-RECIPES = {
-    'spot_jax/pointmaze/umaze-v0': ('UMaze', 100_000),
-    'spot_jax/pointmaze/medium-v0': ('Medium', 200_000),
-    'spot_jax/pointmaze/large-v0': ('Large', 400_000),
-}
+MAZES = {'umaze': ('UMaze', 100_000), 'medium': ('Medium', 200_000), 'large': ('Large', 400_000)}
 
 POSITION_GAIN, VELOCITY_GAIN = 10.0, 1.0
 ACTION_NOISE = 0.5  # standard deviation, of actions in [-1, 1]
 WAYPOINT_RADIUS = 0.3  # metres
 DWELL = 25  # steps that an episode spends at its goal before it is truncated
-
-
-Cell = tuple[int, int]
-
-
-def plan(maze_map: list[list[Any]], start: Cell, goal: Cell) -> list[Cell]:
-    """A shortest path of free cells from `start` to `goal`, both included, by breadth-first search."""
-    came_from: dict[Cell, Cell] = {start: start}
-    queue = deque([start])
-    while queue and goal not in came_from:
-        row, column = queue.popleft()
-        for cell in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)):
-            if maze_map[cell[0]][cell[1]] != 1 and cell not in came_from:
-                came_from[cell] = (row, column)
-                queue.append(cell)
-    path = [goal]
-    while path[-1] != start:
-        path.append(came_from[path[-1]])
-    return path[::-1]
 
 
 def _episode(env: gym.Env, cells: list[Cell], limit: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -93,8 +70,7 @@ def _episodes(env: gym.Env, limit: int, transitions: int, seed: int) -> Iterator
     from minari.data_collector import EpisodeBuffer
 
     rng = np.random.default_rng(seed)
-    maze_map = env.unwrapped.maze.maze_map
-    cells = [(i, j) for i, row in enumerate(maze_map) for j, cell in enumerate(row) if cell != 1]
+    cells = free_cells(env.unwrapped.maze.maze_map)
     count = 0
     with tqdm(total=transitions, unit=' transitions', disable=not sys.stderr.isatty()) as bar:
         while count < transitions:
@@ -105,41 +81,35 @@ def _episodes(env: gym.Env, limit: int, transitions: int, seed: int) -> Iterator
                 bar.update(len(episode['actions']))
 
 
-def generate(dataset_id: str, transitions: int | None = None, seed: int = 0, overwrite: bool = False) -> None:
-    """Makes a recipe's dataset; the same seed gives the same data.
-
-    It appears whole or not at all. Raises InputError if the id is no recipe's, or is taken and not to be overwritten.
-    """
+def generate(name: str, request: Request) -> None:
+    """Makes the dataset of one of `POINT_MAZES`, in one process."""
     from minari.dataset.minari_storage import MinariStorage
 
-    if dataset_id not in RECIPES:
-        raise InputError(f'no recipe for {dataset_id!r}: choose one of {", ".join(RECIPES)}')
-    name, default = RECIPES[dataset_id]
-    transitions = default if transitions is None else transitions
-    if transitions < 1:
-        raise InputError(f'--transitions={transitions}: must be at least 1')
-    with new_dataset(dataset_id, overwrite) as folder:
+    dataset_id, transitions, seed = request.dataset_id, request.transitions, request.seed
+    assert transitions is not None  # its recipes have a number
+    with new_dataset(dataset_id, request.overwrite) as folder:
         env = gym.make(f'spot_jax/PointMaze-{name}-v0')
         unlimited = gym.make(f'spot_jax/PointMaze-{name}-v0', max_episode_steps=-1, disable_env_checker=True)
         spaces = {'observation_space': env.observation_space, 'action_space': env.action_space}
         storage = MinariStorage.new(folder / 'data', env_spec=env.spec, **spaces)
         storage.update_metadata(_metadata(dataset_id, transitions, seed, env))
-        storage.update_episodes(_episodes(unlimited, POINT_MAZES[name][3], transitions, seed))
+        storage.update_episodes(_episodes(unlimited, POINT_MAZES[name].time_limit, transitions, seed))
 
 
 def _metadata(dataset_id: str, transitions: int, seed: int, env: gym.Env) -> dict[str, Any]:
-    import minari
-
-    return {
-        'dataset_id': dataset_id,
-        'minari_version': minari.__version__,
-        'eval_env_spec': env.spec.to_json(),
-        'algorithm_name': f'breadth-first waypoints and a PD controller, action noise {ACTION_NOISE}',
-        'author': {'spot_jax'},
-        'author_email': set(),
-        'code_permalink': 'spot_jax/datasets/pointmaze.py',
-        'description': (
+    return metadata(
+        dataset_id,
+        env.spec,
+        algorithm=f'breadth-first waypoints and a PD controller, action noise {ACTION_NOISE}',
+        code='spot_jax/datasets/pointmaze.py',
+        description=(
             f'Generated by spot_jax by the protocol of D4RL ({transitions} transitions, seed {seed}); not D4RL data. '
             f'Random starts and goals, {DWELL} steps at each goal; rewards are for the fixed goal of the evaluation.'
         ),
-    }
+    )
+
+
+RECIPES = {
+    f'spot_jax/pointmaze/{key}-v0': Recipe(transitions, partial(generate, name))
+    for key, (name, transitions) in MAZES.items()
+}

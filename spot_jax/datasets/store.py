@@ -1,11 +1,47 @@
-"""Where datasets are written: Minari's local folder, whole or not at all."""
+"""What recipes make datasets with: Minari's local folder, written whole or not at all, and how they are labelled."""
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
+
+from gymnasium.envs.registration import EnvSpec
 
 from spot_jax.errors import InputError
+
+
+class Request(NamedTuple):
+    """What is asked of a recipe."""
+
+    dataset_id: str
+    transitions: int | None  # None: the recipe's own number
+    seed: int = 0
+    overwrite: bool = False
+    workers: int = 1  # processes; the data do not depend on it
+
+
+class Recipe(NamedTuple):
+    """How a dataset is made on the spot."""
+
+    transitions: int | None  # its own number; None: known only once they are made
+    make: Callable[[Request], None]
+
+
+def metadata(dataset_id: str, evaluation: EnvSpec, algorithm: str, code: str, description: str) -> dict[str, Any]:
+    """The labels that every generated dataset has, as Minari names them."""
+    import minari
+
+    return {
+        'dataset_id': dataset_id,
+        'minari_version': minari.__version__,
+        'eval_env_spec': evaluation.to_json(),
+        'algorithm_name': algorithm,
+        'author': {'spot_jax'},
+        'author_email': set(),
+        'code_permalink': code,
+        'description': description,
+    }
 
 
 @contextlib.contextmanager

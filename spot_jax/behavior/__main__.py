@@ -1,0 +1,49 @@
+"""`python -m spot_jax.behavior train ROBOT --workdir=DIR`: trains a behaviour policy; the same command resumes it.
+
+`python -m spot_jax.behavior ship NAME --workdir=DIR` puts it into the package, with a card of what it does.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from spot_jax.behavior.settings import SETTINGS
+from spot_jax.behavior.ship import ship
+from spot_jax.errors import exit_status
+
+
+def train(robot: str, workdir: Path, steps: int | None, seed: int) -> int:
+    """Trains a robot of `SETTINGS`; returns the exit status."""
+    import jax
+
+    jax.config.update('jax_numpy_rank_promotion', 'raise')
+    if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+        jax.config.update('jax_compilation_cache_dir', str(Path('~/.cache/spot_jax').expanduser()))
+    from spot_jax.behavior import training
+
+    settings = SETTINGS[robot]
+    return training.run(settings._replace(steps=steps or settings.steps), seed, workdir)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog='python -m spot_jax.behavior', description=__doc__)
+    commands = parser.add_subparsers(dest='command', required=True)
+    learn = commands.add_parser('train', help='train a behaviour policy, or go on with it')
+    learn.add_argument('robot', choices=SETTINGS)
+    learn.add_argument('--workdir', type=Path, required=True)
+    learn.add_argument('--steps', type=int, help="environment steps; default: the robot's own number")
+    learn.add_argument('--seed', type=int, default=0)
+    keep = commands.add_parser('ship', help='put a trained policy into the package, with its card')
+    keep.add_argument('name', help='of the policy from now on: ant, hopper-medium, ...')
+    keep.add_argument('--workdir', type=Path, required=True)
+    keep.add_argument('--kind', choices=['medium', 'expert'], default='expert')
+    args = parser.parse_args(argv)
+    if args.command == 'ship':
+        return exit_status(lambda: ship(args.name, args.workdir, args.kind))
+    return exit_status(lambda: train(args.robot, args.workdir, args.steps, args.seed))
+
+
+if __name__ == '__main__':
+    sys.exit(main())

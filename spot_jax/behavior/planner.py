@@ -1,0 +1,27 @@
+"""Ways through a maze, cell by cell."""
+
+from collections import deque
+from typing import Any
+
+Cell = tuple[int, int]
+
+
+def free_cells(maze_map: list[list[Any]]) -> list[Cell]:
+    """The cells (row, column) that are no wall, row by row."""
+    return [(i, j) for i, row in enumerate(maze_map) for j, cell in enumerate(row) if cell != 1]
+
+
+def plan(maze_map: list[list[Any]], start: Cell, goal: Cell) -> list[Cell]:
+    """A shortest path of free cells from `start` to `goal`, both included, by breadth-first search."""
+    came_from: dict[Cell, Cell] = {start: start}
+    queue = deque([start])
+    while queue and goal not in came_from:
+        row, column = queue.popleft()
+        for cell in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)):
+            if maze_map[cell[0]][cell[1]] != 1 and cell not in came_from:
+                came_from[cell] = (row, column)
+                queue.append(cell)
+    path = [goal]
+    while path[-1] != start:
+        path.append(came_from[path[-1]])
+    return path[::-1]

@@ -1,0 +1,90 @@
+"""Behaviour policies as NumPy functions: whoever makes data with them needs no JAX."""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from spot_jax.errors import InputError
+
+WEIGHTS = Path(__file__).with_name('weights')
+LOG_STD_RANGE = (-5.0, 2.0)
+
+
+class Policy(NamedTuple):
+    """A squashed Gaussian policy: ReLU layers, then the mean and the raw log-deviation of each action."""
+
+    kernels: tuple[np.ndarray, ...]  # [I, H] of each layer, float32
+    biases: tuple[np.ndarray, ...]  # [H]
+    action_low: np.ndarray  # [A], the environment's bounds
+    action_high: np.ndarray
+
+    def __call__(self, observations: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
+        """Actions `[..., A]` float32 in the environment's bounds, of raw observations `[..., O]`; see `unit`."""
+        unit = self.unit(observations, noise)
+        return self.action_low + (unit + 1) * (0.5 * (self.action_high - self.action_low))
+
+    def unit(self, observations: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
+        """Actions `[..., A]` in [-1, 1].
+
+        With standard normal `noise` `[..., A]` they are samples; without it, the most likely action before squashing.
+        """
+        x = np.asarray(observations, np.float32)
+        for kernel, bias in zip(self.kernels[:-1], self.biases[:-1], strict=True):
+            x = np.maximum(x @ kernel + bias, 0)
+        x = x @ self.kernels[-1] + self.biases[-1]
+        size = len(self.action_low)
+        unit = x[..., :size]
+        if noise is not None:
+            low, high = LOG_STD_RANGE
+            std = np.exp(low + 0.5 * (high - low) * (np.tanh(x[..., size:]) + 1))
+            unit = unit + std * noise.astype(np.float32)
+        return np.tanh(unit)
+
+    def to_bytes(self) -> bytes:
+        """The arrays as an .npz file."""
+        layers = {f'kernel_{i}': kernel for i, kernel in enumerate(self.kernels)}
+        layers |= {f'bias_{i}': bias for i, bias in enumerate(self.biases)}
+        buffer = io.BytesIO()
+        np.savez(buffer, action_low=self.action_low, action_high=self.action_high, **layers)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+        """What `to_bytes` has written."""
+        count = sum(name.startswith('kernel_') for name in arrays)
+        kernels, biases = (tuple(arrays[f'{kind}_{i}'] for i in range(count)) for kind in ('kernel', 'bias'))
+        return cls(kernels, biases, arrays['action_low'], arrays['action_high'])
+
+
+def read(path: Path) -> Policy:
+    """The policy in an .npz file; raises InputError if there is none."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return Policy.from_arrays(dict(arrays))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f'{path} is no behaviour policy: {str(error).splitlines()[0]}') from error
+
+
+def names() -> list[str]:
+    """The policies that are shipped."""
+    return sorted(path.stem for path in WEIGHTS.glob('*.npz'))
+
+
+def _shipped(name: str) -> Path:
+    if name not in names():
+        raise InputError(f'no behaviour policy {name!r}: there are {", ".join(names()) or "none yet"}')
+    return WEIGHTS / f'{name}.npz'
+
+
+def load(name: str) -> Policy:
+    """A shipped policy: 'hopper-medium'. Raises InputError if there is none of that name."""
+    return read(_shipped(name))
+
+
+def card(name: str) -> dict[str, Any]:
+    """What is known of a shipped policy: its environment, how it was trained, its measured returns."""
+    return json.loads(_shipped(name).with_suffix('.json').read_text())

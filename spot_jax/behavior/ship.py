@@ -1,0 +1,94 @@
+"""Trained policies into the package: the weights, and a card that says where they are from and what they do."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+
+from spot_jax import environments
+from spot_jax.behavior.driver import ACTION_NOISE, trips
+from spot_jax.behavior.policy import WEIGHTS, Policy, read
+from spot_jax.checkpoint import write_atomically
+from spot_jax.errors import InputError
+
+SEED = 20_000  # of the first episode: no training or evaluation during training uses it
+EPISODES = 100
+
+
+def returns(policy: Policy, environment: str, seeds: range) -> np.ndarray:
+    """Returns `[E]` of episodes in which the policy acts as it samples, one for each seed."""
+    env = gym.make(environment, disable_env_checker=True)
+    totals = []
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        observation, _ = env.reset(seed=seed)
+        total, ended = 0.0, False
+        while not ended:
+            noise = rng.standard_normal(len(policy.action_low), np.float32)
+            observation, reward, terminated, truncated, _ = env.step(policy(observation, noise))
+            total, ended = total + float(reward), terminated or truncated
+        totals.append(total)
+    env.close()
+    return np.array(totals)
+
+
+def maze_success(policy: Policy, seeds: range) -> dict[str, dict[str, float]]:
+    """What trips from start to goal of each AntMaze come to, with the datasets' action noise."""
+    results = {}
+    for name in environments.ANT_MAZES:
+        reached, lengths = trips(policy, name, seeds)
+        results[name] = {
+            'success_rate': round(float(reached.mean()), 4),
+            'steps_of_successes': round(float(lengths[reached].mean()), 1) if reached.any() else float('nan'),
+        }
+    return results
+
+
+def card(policy: Policy, workdir: Path, kind: str) -> dict[str, Any]:
+    """What is to be known of the policy `kind` of a training's folder; plays `EPISODES` episodes of each sort."""
+    try:
+        config = json.loads((workdir / 'config.json').read_text())
+        steps = int((workdir / f'{kind}.step').read_text())
+        environment, seed = config['environment'], config['seed']
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f'{workdir} is no training of a behaviour policy: {error}') from error
+    seeds = range(SEED, SEED + EPISODES)
+    totals = returns(policy, environment, seeds)
+    facts = {
+        'environment': environment,
+        'versions': {'gymnasium': gym.__version__, 'mujoco': mujoco.__version__},
+        'algorithm': 'SAC, see spot_jax/behavior/settings.py',
+        'environment_steps': steps,
+        'seed': seed,
+        'episodes': EPISODES,
+        'first_seed': SEED,
+        'return_mean': round(float(totals.mean()), 2),
+        'return_std': round(float(totals.std()), 2),
+    }
+    if 'AntWaypoint' in environment:
+        facts |= {'maze_action_noise': ACTION_NOISE, 'mazes': maze_success(policy, seeds)}
+    return facts
+
+
+def ship(name: str, workdir: Path, kind: str, folder: Path = WEIGHTS) -> None:
+    """Puts a training's policy `kind` ('expert' or 'medium') into the package as `name`, with its card.
+
+    Raises InputError if there is none or the name is no plain one.
+    """
+    if not re.fullmatch(r'[a-z0-9-]+', name):
+        raise InputError(f'{name!r}: a name has small letters, digits and hyphens only')
+    policy = read(workdir / f'{kind}.npz')
+    facts = card(policy, workdir, kind)
+    robot = name.split('-')[0]
+    facts['command'] = (
+        f'python -m spot_jax.behavior train {robot} --workdir=runs/{robot} --seed={facts["seed"]} && '
+        f'python -m spot_jax.behavior ship {name} --workdir=runs/{robot} --kind={kind}'
+    )
+    folder.mkdir(exist_ok=True)
+    write_atomically(folder / f'{name}.npz', policy.to_bytes())
+    write_atomically(folder / f'{name}.json', (json.dumps(facts, indent=2) + '\n').encode())
+    print(json.dumps(facts, indent=2))

@@ -86,8 +86,14 @@ def default_config() -> ml_collections.ConfigDict:
                 'cooling_floor': 0.2,  # ... to this multiple of itself
                 'updates_per_step': 1,
                 'warmup_steps': 0,  # environment steps before the first update
+                'workers': 0,  # processes that step the environments; 0: the main one does
             },
-            'evaluation': {'interval': 5000, 'episodes': 10, 'seed': 10_000},
+            'evaluation': {
+                'interval': 5000,
+                'episodes': 10,
+                'seed': 10_000,
+                'workers': 1,  # processes that step its environments while training goes on; 0: training waits
+            },
             'checkpoint': {'interval': 50_000, 'keep': 2},
         }
     )
@@ -185,11 +191,13 @@ def validate(config: ml_collections.ConfigDict) -> None:
         0: [
             'evaluation.interval',
             'evaluation.episodes',
+            'evaluation.workers',
             'checkpoint.interval',
             'regularizer.weight',
             'online.steps',
             'online.cooling_steps',
             'online.warmup_steps',
+            'online.workers',
         ],
     }
     for bound, paths in at_least.items():

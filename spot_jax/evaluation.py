@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 
+from spot_jax.env_pool import EnvPool, MakeEnv, WorkerRestartedError
 from spot_jax.tasks import normalized_score
 
 SLOTS = 10  # environments per member; each plays its share of the episodes one after another
@@ -32,44 +32,60 @@ def arrays(episodes: Episodes | None) -> dict[str, np.ndarray]:
 class Evaluator:
     """Episodes of M policies in environments that are made once, up to `SLOTS` for each policy."""
 
-    def __init__(self, make_env: Callable[[], gym.Env], num_members: int, num_episodes: int, seed: int, is_maze: bool):
+    def __init__(
+        self,
+        make_env: MakeEnv,
+        num_members: int,
+        num_episodes: int,
+        seed: int,
+        is_maze: bool,
+        num_workers: int = 0,
+    ):
         """Episode e of every policy will start from `reset(seed=seed + e)`."""
-        self._envs = [[make_env() for _ in range(min(SLOTS, num_episodes))] for _ in range(num_members)]
         self._shape, self._seed, self._is_maze = (num_members, num_episodes), seed, is_maze
+        self._slots = min(SLOTS, num_episodes)
+        self._pool = EnvPool(make_env, num_members * self._slots, num_workers)
 
     def __call__(
         self, act: Callable[[np.ndarray], np.ndarray], should_stop: Callable[[], bool] = lambda: False
     ) -> Episodes | None:
         """Plays all episodes; None if `should_stop` said so on the way.
 
-        `act` takes observations [M, K, O] and gives actions [M, K, A] in the environment's bounds.
+        `act` takes observations [M, K, O] and gives actions [M, K, A] in the environment's bounds. Raises InputError if
+        an environment fails in a worker and then again.
         """
-        envs, (num_members, num_episodes), seed = self._envs, self._shape, self._seed
-        slots = len(envs[0])
+        while True:
+            try:
+                return self._play(act, should_stop)
+            except WorkerRestartedError:
+                pass  # from the first episode on: the seeds are the same
+
+    def _play(self, act: Callable[[np.ndarray], np.ndarray], should_stop: Callable[[], bool]) -> Episodes | None:
+        pool, (num_members, num_episodes), slots = self._pool, self._shape, self._slots
         returns, lengths, successes = (np.zeros(self._shape) for _ in range(3))
-        episode = np.tile(np.arange(slots), (num_members, 1))  # which episode each slot plays
-        observations = np.stack([[env.reset(seed=seed + k)[0] for k, env in enumerate(row)] for row in envs])
-        while (episode < num_episodes).any():
+        member, episode = np.divmod(np.arange(num_members * slots), slots)  # which of them each environment plays
+        observations = pool.reset(np.arange(len(member)), self._seed + episode)
+        while (playing := np.flatnonzero(episode < num_episodes)).size:
             if should_stop():
                 return None
-            actions = act(observations)
-            for m, k in zip(*np.nonzero(episode < num_episodes), strict=True):
-                e = episode[m, k]
-                observations[m, k], reward, terminated, truncated, info = envs[m][k].step(actions[m, k])
-                returns[m, e] += float(reward)
-                lengths[m, e] += 1
-                successes[m, e] = max(successes[m, e], float(info.get('success', False)))
-                if terminated or truncated:
-                    episode[m, k] += slots
-                    if episode[m, k] < num_episodes:
-                        observations[m, k], _ = envs[m][k].reset(seed=seed + int(episode[m, k]))
+            actions = act(observations.reshape(num_members, slots, -1)).reshape(len(member), -1)
+            pool.send(playing, actions[playing])
+            steps = pool.receive()
+            observations[playing] = steps.observations
+            at = member[playing], episode[playing]
+            returns[at] += steps.rewards
+            lengths[at] += 1
+            successes[at] = np.maximum(successes[at], steps.successes)
+            ended = playing[steps.terminated | steps.truncated]
+            episode[ended] += slots
+            again = ended[episode[ended] < num_episodes]
+            if again.size:
+                observations[again] = pool.reset(again, self._seed + episode[again])
         return Episodes(returns, lengths, successes if self._is_maze else None)
 
     def close(self) -> None:
         """Closes the environments."""
-        for row in self._envs:
-            for env in row:
-                env.close()
+        self._pool.close()
 
 
 def summary(episodes: Episodes | None, member: int, environment_id: str | None) -> dict[str, Any]:

@@ -1,11 +1,13 @@
-"""Online fine-tuning's loop: every member in an environment of its own, one batched act and one update for all."""
+"""Online fine-tuning's loop: every member in an environment of its own, one batched act and one update for all.
+
+Stepping overlaps with updating: while a block of updates runs, the environments are stepped, with the policy from
+before it. A block of experience is therefore gathered by parameters that lack the update on the block before it.
+"""
 
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
-import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,8 @@ from tqdm import tqdm
 
 from spot_jax import online, results
 from spot_jax.config import Population
-from spot_jax.policy import Scaling
+from spot_jax.env_pool import EnvPool, MakeEnv, Steps, WorkerRestartedError
+from spot_jax.policy import Scaling, snapshot
 from spot_jax.population import PhaseState
 from spot_jax.tasks import Task
 from spot_jax.train_state import ADAM
@@ -24,37 +27,51 @@ class Collector:
     """One environment per member; it turns their steps into packed transitions under the task's rule."""
 
     def __init__(
-        self, make_env: Callable[[], gym.Env], population: Population, task: Task, scaling: Scaling, step: int
+        self,
+        make_env: MakeEnv,
+        population: Population,
+        task: Task,
+        scaling: Scaling,
+        step: int,
+        num_workers: int = 0,
     ):
         """Starts an episode of every member; `step` counts environment steps, from a checkpoint on if resumed."""
-        self._envs = [make_env() for _ in population.members]
         self._seeds = [member.seed for member in population.members]
+        self._pool = EnvPool(make_env, len(self._seeds), num_workers)
         self._task, self._scaling = task, scaling
-        self.observations = np.stack([self._reset(i, step) for i in range(len(self._envs))])  # [M, O], raw
+        self.observations = self._reset(np.arange(len(self._seeds)), step)  # [M, O], raw
 
-    def _reset(self, i: int, step: int) -> np.ndarray:
-        seed = np.random.SeedSequence([self._seeds[i], step]).generate_state(1)[0]
-        return self._envs[i].reset(seed=int(seed))[0]
+    def _reset(self, indices: np.ndarray, step: int) -> np.ndarray:
+        seeds = [np.random.SeedSequence([self._seeds[i], step]).generate_state(1)[0] for i in indices]
+        return self._pool.reset(indices, np.array(seeds))
 
     def step(self, actions: np.ndarray, step: int) -> np.ndarray:
         """Takes every member's action [M, A] in [-1, 1]; returns the packed transitions [M, D].
 
         The state after a time-out is the one it was reached in, not the next episode's first: it is bootstrapped from.
+        If a worker failed, all episodes are given up and the actions are taken from new ones.
         """
-        rows = []
-        for i, action in enumerate(actions):
-            before = self.observations[i]
-            after, reward, terminated, truncated, _ = self._envs[i].step(self._scaling.bounded(action))
-            mask = 1.0 - self._task.terminal(np.array(reward), np.array(terminated))
-            parts = [self._scaling.normalized(before), action, [self._task.reward(np.array(reward)), mask]]
-            rows.append(np.concatenate([*parts, self._scaling.normalized(after)]))
-            self.observations[i] = self._reset(i, step) if terminated or truncated or mask == 0 else after
-        return np.array(rows, np.float32)
+        try:
+            steps = self._step(actions)
+        except WorkerRestartedError:
+            self.observations = self._reset(np.arange(len(self._seeds)), step)
+            steps = self._step(actions)
+        before, after = (self._scaling.normalized(x) for x in (self.observations, steps.observations))
+        masks = 1.0 - self._task.terminal(steps.rewards, steps.terminated)
+        rewards = self._task.reward(steps.rewards)
+        self.observations = steps.observations
+        ended = np.flatnonzero(steps.terminated | steps.truncated | (masks == 0))
+        if ended.size:
+            self.observations[ended] = self._reset(ended, step)
+        return np.concatenate([before, actions, rewards[:, None], masks[:, None], after], axis=1).astype(np.float32)
+
+    def _step(self, actions: np.ndarray) -> Steps:
+        self._pool.send(np.arange(len(actions)), self._scaling.bounded(actions))
+        return self._pool.receive()
 
     def close(self) -> None:
         """Closes the environments."""
-        for env in self._envs:
-            env.close()
+        self._pool.close()
 
 
 def options_of(config: ConfigDict) -> online.Options:
@@ -72,14 +89,14 @@ def started(config: ConfigDict, state: PhaseState) -> PhaseState:
     return state.replace(learner=learner, block=jnp.int32(0))
 
 
-def fine_tune(run: Any, state: PhaseState, make_env: Callable[[], gym.Env]) -> PhaseState:
+def fine_tune(run: Any, state: PhaseState, make_env: MakeEnv) -> PhaseState:
     """Goes on from `state` for `online.steps` environment steps of every member of a `training.Run`, or until a signal.
 
     A resumed run starts new episodes: what is lost is the episodes that were in flight.
     """
     config, population, freq = run.config, run.population, run.spec.td3.policy_freq
     options, steps, shape = options_of(config), config.online.steps, run.population.shape
-    row_size = run.rows.shape[1]
+    evaluations, row_size = run.evaluations, run.rows.shape[1]
     ring = online.empty_ring(shape, config.online.capacity or steps, row_size)
     if run.saved.get('phase') == 'online':
         written = jnp.asarray(run.saved['ring'])
@@ -91,43 +108,60 @@ def fine_tune(run: Any, state: PhaseState, make_env: Callable[[], gym.Env]) -> P
     add = jax.jit(online.add, donate_argnums=0)
     accumulate = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
     step = int(ring.count)
-    collector = Collector(make_env, population, run.task, run.scaling, step)
+    collector = Collector(make_env, population, run.task, run.scaling, step, config.online.workers)
     total: Any = None  # metrics since the last log, and of how many blocks
     blocks = 0
 
-    def due(interval: int) -> bool:
-        return step == steps or (interval > 0 and step % interval == 0)
+    def due(*intervals: int) -> bool:
+        return step == steps or any(interval > 0 and step % interval == 0 for interval in intervals)
 
-    saved_at = (step, run.evaluated_at)
+    def updated(state: PhaseState) -> PhaseState:
+        """After the updates on the newest block of experience: they run on while this returns."""
+        nonlocal total, blocks
+        for _ in range(config.online.updates_per_step * (step > config.online.warmup_steps)):
+            state, metrics = update(state, ring, run.seeds, hypers, run.density_params, run.rows)
+            total, blocks = metrics if total is None else accumulate(total, metrics), blocks + 1
+        return state
+
+    owed = False  # whether the newest block of experience awaits its updates
+    saved_at = (step, evaluations.at)
+    log, save, evaluate = config.log_interval, config.checkpoint.interval, config.evaluation.interval
     with tqdm(total=steps, initial=step, desc='online', unit=' steps', disable=not sys.stdout.isatty()) as bar:
         while True:
-            if run.evaluates and run.evaluated_at != step and due(config.evaluation.interval):
-                run.evaluate('online', state, step, bar)
-            done = step >= steps or (total is None and not np.asarray(state.alive).any())
-            stop = run.stop_signal and total is None
-            now = (step, run.evaluated_at)
-            if (stop or done or (step > 0 and due(config.checkpoint.interval))) and saved_at != now:
-                kept = min(step, ring.rows.shape[2])
-                run.save('online', state, ring=ring.rows[:, :, :kept], ring_count=step)
-                saved_at = now
+            start = time.monotonic()
+            if owed and due(log, save, evaluate):
+                state, owed = updated(state), False
+            if total is not None and due(log, save):
+                mean = jax.tree.map(lambda x, n=blocks: x / n, total)
+                evaluations.log(results.training_rows(population, 'online', state, mean))
+                total, blocks = None, 0
+            evaluations.collect()
+            done = step >= steps or (not owed and not np.asarray(state.alive).any())
+            stop = run.stopping() and total is None and not owed
+            asked = evaluations.enabled and evaluations.at != step and (step == 0 or done or due(evaluate))
+            if asked and done and not stop:
+                evaluations.launch('online', state, step, run.stopping)
+            if stop or done or (step > 0 and due(save)):
+                evaluations.finish(step, run.stopping)
+                if saved_at != (step, evaluations.at):
+                    kept = min(step, ring.rows.shape[2])
+                    run.save('online', state, ring=ring.rows[:, :, :kept], ring_count=step)
+                    saved_at = (step, evaluations.at)
             if stop or done:
                 collector.close()
                 return state
-            start = time.monotonic()
+            if asked:
+                evaluations.launch('online', state, step, run.stopping)
+            actor = snapshot(state.learner.actor.params)
+            if owed:
+                state = updated(state)
             rows = []
             for i in range(freq):
-                seen = jnp.asarray(run.scaling.normalized(collector.observations).reshape(*shape, -1))
-                actions = act(state.learner.actor.params, seen, run.seeds, jnp.int32(step + i))
+                seen = run.scaling.normalized(collector.observations).reshape(*shape, -1)
+                actions = act(actor, seen, run.seeds, jnp.int32(step + i))
                 rows.append(collector.step(np.asarray(actions).reshape(len(population.members), -1), step + i + 1))
             ring = add(ring, jnp.asarray(np.array(rows).reshape(freq, *shape, row_size)))
+            owed = True
             step += freq
             bar.update(freq)
-            if step > config.online.warmup_steps:
-                for _ in range(config.online.updates_per_step):
-                    state, metrics = update(state, ring, run.seeds, hypers, run.density_params, run.rows)
-                    total, blocks = metrics if total is None else accumulate(total, metrics), blocks + 1
-            if total is not None and (due(config.log_interval) or due(config.checkpoint.interval)):
-                mean = jax.tree.map(lambda x, n=blocks: x / n, total)
-                run.writer.write(results.training_rows(population, 'online', state, mean))
-                total, blocks = None, 0
             run.wall_clock['online'] = run.wall_clock.get('online', 0.0) + time.monotonic() - start

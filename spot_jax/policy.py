@@ -34,6 +34,15 @@ class Scaling(NamedTuple):
         return self.action_low + (unit + 1) / 2 * (self.action_high - self.action_low)
 
 
+def snapshot(params: Params) -> Params:
+    """A copy of parameters on the CPU, to act with: elsewhere acting would queue behind the training's scans."""
+    try:
+        device = jax.devices('cpu')[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
+        device = jax.devices()[0]
+    return jax.device_put(jax.tree.map(np.array, params), device)
+
+
 def batched_act(actor: Actor) -> Callable[[Params, np.ndarray, Scaling], np.ndarray]:
     """A compiled `(params [M], observations [M, K, O], scaling) -> actions [M, K, A]`, without dropout or noise."""
     forward = jax.jit(jax.vmap(actor.apply))

@@ -17,50 +17,21 @@ from flax import serialization
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from spot_jax import checkpoint, environments, evaluation, policy, population, restore, results
+from spot_jax import checkpoint, environments, population, restore, results
+from spot_jax.build import build_spec, normalize
 from spot_jax.config import members, validate
 from spot_jax.datasets import Dataset, load
 from spot_jax.errors import InputError
-from spot_jax.evaluation import Episodes, Evaluator
+from spot_jax.evaluations import Evaluations
 from spot_jax.finetuning import fine_tune, started
 from spot_jax.metrics import MetricWriter
-from spot_jax.networks import CVAE, Actor, DoubleCritic
-from spot_jax.population import PhaseState, Spec
-from spot_jax.regularizers import REGULARIZERS
+from spot_jax.population import PhaseState
 from spot_jax.tasks import TASKS
-from spot_jax.td3 import TD3
 from spot_jax.types import Params
 from spot_jax.workdir import open_workdir
 
 ALL_DIVERGED = 3
 PHASES = ('cvae', 'offline', 'online')
-
-
-def build_spec(config: ConfigDict, observation_dim: int, action_dim: int) -> Spec:
-    """The static facts of a run, from its config and its dataset's sizes."""
-    cvae = CVAE(action_dim, tuple(config.cvae.hidden_dims), config.cvae.latent_dim)
-    reg = config.regularizer
-    td3 = TD3(
-        Actor(action_dim, tuple(config.actor.hidden_dims), config.actor.output_init, config.actor.dropout),
-        DoubleCritic(tuple(config.critic.hidden_dims), config.critic.output_init),
-        REGULARIZERS[reg.name](cvae, reg.estimator, reg.num_samples),
-        config.policy_freq,
-        config.normalize_q,
-    )
-    return Spec(cvae, td3, observation_dim, config.batch_size, config.cvae.lr)
-
-
-def normalize(dataset: Dataset, enabled: bool) -> policy.Scaling:
-    """Normalises the dataset's observations in place, (s − mean) / (std + 1e-3), and says how."""
-    o, rows = dataset.observation_dim, dataset.transitions
-    mean, std = np.zeros(o, np.float32), np.ones(o, np.float32)
-    if enabled:
-        mean = rows[:, :o].mean(axis=0, dtype=np.float64).astype(np.float32)
-        std = (rows[:, :o].std(axis=0, dtype=np.float64) + 1e-3).astype(np.float32)
-        for columns in (rows[:, :o], rows[:, -o:]):
-            columns -= mean
-            columns /= std
-    return policy.Scaling(mean, std, dataset.action_low, dataset.action_high)
 
 
 class Run:
@@ -92,20 +63,16 @@ class Run:
             )
         self.scaling = normalize(dataset, config.normalize_observations)
         self.rows = jnp.asarray(dataset.transitions)
-        self.act = policy.batched_act(self.spec.td3.actor)
-        self.evaluator: Evaluator | None = None  # made at the first evaluation
         self.wall_clock: dict[str, float] = self.saved.get('wall_clock', {})
-        self.evaluated_at: int = self.saved.get('evaluated_at', 0)
-        self.episodes = Episodes.from_arrays(self.saved.get('episodes'))  # the last evaluation
-        self.before = Episodes.from_arrays(self.saved.get('before'))  # the online phase's first
-        self.online_successes = list(self.saved.get('online_successes', []))  # [M] of each of its evaluations
+        self.evaluations = Evaluations(
+            config, self.population, self.environment, self.task, self.spec.td3.actor, self.scaling, self.saved
+        )
         self.stop_signal = 0
 
     def _check_environment(self, dataset: Dataset) -> None:
         if self.environment is None and self.config.online.steps:
             raise InputError(f'{self.dataset_id} names no environment to fine-tune in: leave config.online.steps at 0')
-        self.evaluates = self.environment is not None and self.config.evaluation.episodes > 0
-        if not self.evaluates:
+        if self.environment is None or self.config.evaluation.episodes == 0:
             print('this run is not evaluated: no episodes are asked for, or the dataset names no environment')
         if self.environment is None:
             return
@@ -119,6 +86,15 @@ class Run:
         self.stop_signal = number
         signal.signal(number, signal.SIG_DFL)
 
+    def stopping(self) -> bool:
+        """Whether a signal asked to stop."""
+        return self.stop_signal != 0
+
+    def timings(self) -> dict[str, float]:
+        """Seconds spent in each phase so far; evaluations overlap with the others."""
+        before = self.saved.get('wall_clock', {}).get('evaluation', 0.0)
+        return self.wall_clock | ({'evaluation': before + self.evaluations.seconds} if self.evaluations.enabled else {})
+
     def save(self, phase: str, state: PhaseState, **more: Any) -> None:
         """Writes a checkpoint of everything that matters."""
         tree = {
@@ -131,11 +107,8 @@ class Run:
             'scaling': self.scaling._asdict(),
             'sha256': self.sha256,
             'metrics_position': self.writer.position,
-            'wall_clock': self.wall_clock,
-            'evaluated_at': self.evaluated_at,
-            'episodes': evaluation.arrays(self.episodes),
-            'before': evaluation.arrays(self.before),
-            'online_successes': np.array(self.online_successes),
+            'wall_clock': self.timings(),
+            **self.evaluations.arrays(),
             **more,
         }
         number = int(state.block) + PHASES.index(phase) * 10**9
@@ -150,32 +123,10 @@ class Run:
         }
         return jax.tree.map(jnp.asarray, PhaseState(**fields))
 
-    def evaluate(self, phase: str, state: PhaseState, step: int, bar: tqdm) -> None:
-        """Evaluates all members, unless told to stop on the way."""
-        assert self.environment is not None
-        start = time.monotonic()
-        options = self.config.evaluation
-        if self.evaluator is None:
-            make_env = partial(environments.make, self.environment, self.task)
-            size = len(self.population.members)
-            self.evaluator = Evaluator(make_env, size, options.episodes, options.seed, self.task.is_maze)
-        params = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), state.learner.actor.params)
-        episodes = self.evaluator(lambda obs: self.act(params, obs, self.scaling), lambda: self.stop_signal != 0)
-        if episodes is None:
-            return
-        self.episodes, self.evaluated_at = episodes, step
-        if phase == 'online':
-            self.before = self.before or episodes
-            if episodes.successes is not None:
-                self.online_successes.append(episodes.successes.mean(axis=1))
-        self.writer.write(results.evaluation_rows(self.population, phase, state, episodes, self.environment.id))
-        bar.write(results.evaluation_line(phase, step, episodes), file=sys.stdout)
-        self.wall_clock['evaluation'] = self.wall_clock.get('evaluation', 0.0) + time.monotonic() - start
-
     def train(self, phase: str, make: Any, state: PhaseState, steps: int, steps_per_block: int) -> PhaseState:
         """Runs a phase to its end, until all members have diverged, or until a signal."""
-        options = self.config
-        evaluates = phase != 'cvae' and self.evaluates
+        options, evaluations = self.config, self.evaluations
+        evaluates = phase != 'cvae' and evaluations.enabled
         intervals = [options.log_interval, options.checkpoint.interval, options.evaluation.interval * evaluates]
         chunk = math.gcd(steps, *(i for i in intervals if 0 < i < steps))
         run = make(self.spec, chunk)
@@ -184,7 +135,7 @@ class Run:
             return step > 0 and (step == steps or (interval > 0 and step % interval == 0))
 
         step = int(state.block) * steps_per_block
-        saved = (step, self.evaluated_at) if self.saved.get('phase') == phase else None
+        saved = (step, evaluations.at) if self.saved.get('phase') == phase else None
         was_alive = self.population.per_member(state.alive)
         pending: list[Any] = []  # metrics of chunks that are not logged yet
         with tqdm(total=steps, initial=step, desc=phase, unit=' updates', disable=not sys.stdout.isatty()) as bar:
@@ -193,22 +144,21 @@ class Run:
                 for member in np.flatnonzero(was_alive & ~alive):
                     bar.write(f'{phase} {step}: member {member} has diverged and is frozen', file=sys.stdout)
                 was_alive = alive
+                evaluations.collect()
                 done = step >= steps or not alive.any()
                 stop = self.stop_signal and not pending
-                if (
-                    evaluates
-                    and not stop
-                    and self.evaluated_at != step
-                    and (done or due(options.evaluation.interval, step))
-                ):
-                    self.evaluate(phase, state, step, bar)
-                    stop = self.stop_signal and not pending
-                now = (step, self.evaluated_at)
-                if (stop or done or due(options.checkpoint.interval, step)) and saved != now:
-                    self.save(phase, state)
-                    saved = now
+                evaluate = evaluates and evaluations.at != step and (done or due(options.evaluation.interval, step))
+                if evaluate and done and not stop:
+                    evaluations.launch(phase, state, step, self.stopping)
+                if stop or done or due(options.checkpoint.interval, step):
+                    evaluations.finish(step, self.stopping)
+                    if saved != (step, evaluations.at):
+                        self.save(phase, state)
+                        saved = (step, evaluations.at)
                 if stop or done:
                     return state
+                if evaluate:
+                    evaluations.launch(phase, state, step, self.stopping)
                 start = time.monotonic()
                 state, metrics = run(state, self.seeds, self.hypers, self.density_params, self.rows)
                 pending.append(metrics)
@@ -216,7 +166,7 @@ class Run:
                 bar.update(chunk)
                 if due(options.log_interval, step) or due(options.checkpoint.interval, step):
                     mean = jax.tree.map(lambda *xs: jnp.mean(jnp.stack(xs), axis=0), *pending)
-                    self.writer.write(results.training_rows(self.population, phase, state, mean))
+                    evaluations.log(results.training_rows(self.population, phase, state, mean))
                     pending = []
                 self.wall_clock[phase] = self.wall_clock.get(phase, 0.0) + time.monotonic() - start
 
@@ -240,11 +190,13 @@ class Run:
 
     def go(self) -> int:
         """Trains, resuming where the checkpoint left off; returns the exit status."""
-        with MetricWriter(self.workdir, results.COLUMNS, self.saved.get('metrics_position', 0)) as self.writer:
+        position = self.saved.get('metrics_position', 0)
+        with self.evaluations, MetricWriter(self.workdir, results.COLUMNS, position) as self.writer:
+            self.evaluations.writer = self.writer
             state = self.offline()
             if self.config.online.steps and not self.stop_signal:
                 if self.saved.get('phase') != 'online':
-                    state, self.evaluated_at = started(self.config, state), -1
+                    state, self.evaluations.at = started(self.config, state), -1
                 make_env = partial(environments.make, self.environment, self.task)
                 state = fine_tune(self, state, make_env)
             if self.stop_signal:
@@ -255,11 +207,11 @@ class Run:
             'dataset_sha256': self.sha256,
             'environment_id': environment_id,
             'algorithm': results.ALGORITHMS[self.config.regularizer.name],
-            'wall_clock_s': self.wall_clock,
-            **results.results(self.population, state, self.episodes, environment_id),
+            'wall_clock_s': self.timings(),
+            **results.results(self.population, state, self.evaluations.episodes, environment_id),
         }
         if self.config.online.steps:
-            results.add_online(report, self.before, self.online_successes)
+            results.add_online(report, self.evaluations.before, self.evaluations.online_successes)
         checkpoint.write_atomically(self.workdir / 'results.json', (json.dumps(report, indent=2) + '\n').encode())
         print(results.table(report))
         return 0 if np.asarray(state.alive).any() else ALL_DIVERGED

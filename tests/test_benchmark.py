@@ -12,9 +12,9 @@ from experiments import antmaze
 from spot_jax import population, td3
 from spot_jax.benchmark import flops
 from spot_jax.benchmark.__main__ import main, random_rows
+from spot_jax.build import build_spec
 from spot_jax.config import members
 from spot_jax.density import cvae_loss_fn
-from spot_jax.training import build_spec
 from spot_jax.types import unpack
 
 EXPERIMENTS = Path(antmaze.__file__).parent

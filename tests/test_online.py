@@ -132,7 +132,7 @@ def test_transitions_of_terminals_and_time_outs(goal):
     np.testing.assert_array_equal(batch.next_observations[:, 0] * 2 + 1, [1, 2, 3, 1])  # not the next episode's first
     np.testing.assert_array_equal(batch.masks, [1, 1, 0 if goal else 1, 1])  # a time-out is bootstrapped from
     np.testing.assert_array_equal(batch.rewards, [-1, -1, 0 if goal else -1, -1])
-    assert collector._envs[0].unwrapped.action == 1.0  # 0.5 in bounds of ±2
+    assert collector._pool.envs[0].unwrapped.action == 1.0  # 0.5 in bounds of ±2
 
 
 CHANGES = {'online.steps': 40, 'online.cooling_steps': 40}

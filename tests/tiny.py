@@ -20,6 +20,7 @@ def tiny(**changes):
             'offline.steps': 40,
             'evaluation.interval': 20,
             'evaluation.episodes': 2,
+            'evaluation.workers': 0,
             'checkpoint.interval': 10,
             **changes,
         }

@@ -21,10 +21,10 @@ from ml_collections import ConfigDict
 
 from spot_jax import population
 from spot_jax.benchmark import flops
+from spot_jax.build import build_spec
 from spot_jax.config import members
 from spot_jax.errors import InputError, exit_status
 from spot_jax.population import Spec
-from spot_jax.training import build_spec
 
 TRANSITIONS = 100_000
 MATMUL = 1024  # rows and columns of the matrices whose product gives the device's rate

@@ -28,7 +28,8 @@ class Kind(NamedTuple):
     goals: tuple[Cell, ...] = ()
 
 
-# The hand-picked goals are D4RL's, save for the evaluation's own: paths to the last one of each pass over that.
+# The hand-picked goals are D4RL's, but in Large the evaluation's own gives way to the cell behind it. Paths to the last
+# goal of each pass over the evaluation's.
 KINDS = {
     'umaze': Kind('UMaze', (ANT_MAZES['UMaze'].start,), (ANT_MAZES['UMaze'].goal,)),
     'umaze-diverse': Kind('UMaze'),

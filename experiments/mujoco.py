@@ -1,12 +1,13 @@
 """Gym-MuJoCo locomotion with the authors' settings: `--config=experiments/mujoco.py:hopper-medium`.
 
-Presets: {halfcheetah,hopper,walker2d}-{medium,medium-replay,medium-expert}. Minari has the medium sets; the others are
-D4RL's HDF5 files, imported under the ids named here: see `python -m spot_jax.datasets import-d4rl --help`.
+Presets: {halfcheetah,hopper,walker2d}-{medium,medium-replay,medium-expert}, on data made on the spot at first use.
+`hopper-medium,d4rl` takes D4RL's instead. Minari has the medium sets; the others are D4RL's HDF5 files, imported under
+the ids named here: see `python -m spot_jax.datasets import-d4rl --help`.
 """
 
 from ml_collections import ConfigDict
 
-from spot_jax.config import preset_config
+from spot_jax.config import preset_and_source, preset_config
 
 COMMON = {
     'task': 'locomotion',
@@ -21,13 +22,16 @@ WEIGHTS = {
 }
 
 DATASETS = {
-    'medium': 'mujoco/{}/medium-v0',
-    'medium-replay': 'd4rl/{}/medium-replay-v2',
-    'medium-expert': 'd4rl/{}/medium-expert-v2',
+    'generated': {kind: f'spot_jax/{{}}/{kind}-v0' for kind in ('medium', 'medium-replay', 'medium-expert')},
+    'd4rl': {
+        'medium': 'mujoco/{}/medium-v0',
+        'medium-replay': 'd4rl/{}/medium-replay-v2',
+        'medium-expert': 'd4rl/{}/medium-expert-v2',
+    },
 }
 
 PRESETS = {
-    f'{robot}-{kind}': {'dataset_id': DATASETS[kind].format(robot), 'regularizer.weight': weight}
+    f'{robot}-{kind}': {'regularizer.weight': weight}
     for robot, weights in WEIGHTS.items()
     for kind, weight in weights.items()
 }
@@ -35,4 +39,7 @@ PRESETS = {
 
 def get_config(name: str = 'hopper-medium') -> ConfigDict:
     """The config of a preset."""
-    return preset_config(PRESETS, name or 'hopper-medium', COMMON)
+    preset, source = preset_and_source(name, 'hopper-medium')
+    robot, _, kind = preset.partition('-')
+    dataset_id = DATASETS[source].get(kind, '').format(robot)
+    return preset_config(PRESETS, preset, COMMON | {'dataset_id': dataset_id})

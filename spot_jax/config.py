@@ -114,6 +114,17 @@ def preset_config(
     return config
 
 
+def preset_and_source(text: str, default: str) -> tuple[str, str]:
+    """`NAME[,d4rl]` as a preset's name (`default` if empty) and where its data are from: 'generated' or 'd4rl'.
+
+    Generated data are made on the spot; D4RL's are downloaded, or imported. Raises InputError on another source.
+    """
+    name, _, source = text.partition(',')
+    if source not in ('', 'd4rl'):
+        raise InputError(f"no source {source!r} of data: {name},d4rl takes D4RL's, {name} alone makes them on the spot")
+    return name or default, source or 'generated'
+
+
 def lookup(config: ml_collections.ConfigDict, path: str) -> Any:
     """The value at a dotted path."""
     for name in path.split('.'):

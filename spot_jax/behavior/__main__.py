@@ -1,6 +1,7 @@
 """`python -m spot_jax.behavior train ROBOT --workdir=DIR`: trains a behaviour policy; the same command resumes it.
 
-`python -m spot_jax.behavior ship NAME --workdir=DIR` puts it into the package, with a card of what it does.
+`python -m spot_jax.behavior ship NAME --workdir=DIR` puts it into the package, with a card of what it does;
+`python -m spot_jax.behavior plot DIR... --out=FILE.png` draws learning curves.
 """
 
 import argparse
@@ -8,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+from spot_jax.behavior.curves import plot
 from spot_jax.behavior.settings import SETTINGS
 from spot_jax.behavior.ship import ship
 from spot_jax.errors import exit_status
@@ -39,7 +41,12 @@ def main(argv: list[str] | None = None) -> int:
     keep.add_argument('name', help='of the policy from now on: ant, hopper-medium, ...')
     keep.add_argument('--workdir', type=Path, required=True)
     keep.add_argument('--kind', choices=['medium', 'expert'], default='expert')
+    draw = commands.add_parser('plot', help='learning curves as a picture')
+    draw.add_argument('workdirs', type=Path, nargs='+', metavar='DIR')
+    draw.add_argument('--out', type=Path, required=True, metavar='FILE.png')
     args = parser.parse_args(argv)
+    if args.command == 'plot':
+        return exit_status(lambda: plot(args.workdirs, args.out))
     if args.command == 'ship':
         return exit_status(lambda: ship(args.name, args.workdir, args.kind))
     return exit_status(lambda: train(args.robot, args.workdir, args.steps, args.seed))

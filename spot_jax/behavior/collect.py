@@ -9,7 +9,22 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
+from spot_jax.errors import InputError
+
 Act = Callable[[np.ndarray], np.ndarray]  # observations [K, O] to actions [K, A] in [-1, 1]
+
+
+def make_environment(name: str) -> gym.Env:
+    """The environment; raises InputError if it cannot be made or is not of the needed kind."""
+    try:
+        env = gym.make(name, disable_env_checker=True)
+    except Exception as error:  # the environments' constructors raise many kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f'cannot make the environment {name}: {reason}') from error
+    for name, space in (('observations', env.observation_space), ('actions', env.action_space)):
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+            raise InputError(f'{name}: {name} must be a Box of one axis, not {space}')
+    return env
 
 
 class Episode(NamedTuple):

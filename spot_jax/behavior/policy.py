@@ -46,7 +46,7 @@ class Policy(NamedTuple):
 
     def to_bytes(self) -> bytes:
         """The arrays as an .npz file."""
-        layers = {f'kernel_{i}': kernel for i, kernel in enumerate(self.kernels)}
+        layers: dict[str, Any] = {f'kernel_{i}': kernel for i, kernel in enumerate(self.kernels)}
         layers |= {f'bias_{i}': bias for i, bias in enumerate(self.biases)}
         buffer = io.BytesIO()
         np.savez(buffer, action_low=self.action_low, action_high=self.action_high, **layers)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from spot_jax.tasks import REFERENCE_RETURNS, family
 
-MEDIUM_SHARE = 1 / 3  # of D4RL's expert return: where `medium` is taken
+MEDIUM_SHARES = (1 / 3, 1 / 2)  # of D4RL's expert return: `medium` is the first policy between them
 
 
 class Settings(NamedTuple):
@@ -37,22 +37,21 @@ class Settings(NamedTuple):
         return self.num_envs * self.rounds
 
     @property
-    def medium_return(self) -> float | None:
-        """The evaluation's return that `medium` is taken at; None where D4RL has no reference."""
-        reference = self.reference_return
-        return None if reference is None else MEDIUM_SHARE * reference
-
-    @property
     def reference_return(self) -> float | None:
         """D4RL's expert return, if it has one."""
         references = REFERENCE_RETURNS.get(family(self.environment))
         return references[1] if references else None
 
+    def is_medium(self, value: float) -> bool:
+        """Whether an evaluation's return is a medium policy's; returns jump, so there is an upper end too."""
+        low, high = MEDIUM_SHARES
+        return self.reference_return is not None and low <= value / self.reference_return <= high
+
 
 SETTINGS = {
     'hopper': Settings('Hopper-v5'),
-    'walker2d': Settings('Walker2d-v5'),
-    'halfcheetah': Settings('HalfCheetah-v5'),
+    'walker2d': Settings('Walker2d-v5', steps=1_500_000),
+    'halfcheetah': Settings('HalfCheetah-v5', steps=3_000_000),
     'ant': Settings(
         'spot_jax.behavior.ant:spot_jax/AntWaypoint-v0',
         num_envs=16,

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from spot_jax import checkpoint
 from spot_jax.behavior import sac as sac_lib
-from spot_jax.behavior.collect import Act, Collector, Episode, OnEpisode
+from spot_jax.behavior.collect import Act, Collector, Episode, OnEpisode, make_environment
 from spot_jax.behavior.policy import Policy
 from spot_jax.behavior.replay import Ring, add, chunk_fn, empty_ring
 from spot_jax.behavior.sac import SAC, SACState
@@ -37,19 +36,6 @@ COLUMNS = [
     *('evaluation/length', 'evaluation/return_deterministic', 'training/return', 'training/critic_loss', 'training/q'),
     *('training/actor_loss', 'training/entropy', 'training/temperature'),
 ]
-
-
-def make_environment(settings: Settings) -> gym.Env:
-    """The environment; raises InputError if it cannot be made or is not of the needed kind."""
-    try:
-        env = gym.make(settings.environment, disable_env_checker=True)
-    except Exception as error:  # the environments' constructors raise many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f'cannot make the environment {settings.environment}: {reason}') from error
-    for name, space in (('observations', env.observation_space), ('actions', env.action_space)):
-        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-            raise InputError(f'{settings.environment}: {name} must be a Box of one axis, not {space}')
-    return env
 
 
 def build(settings: Settings, action_dim: int) -> SAC:
@@ -74,7 +60,7 @@ class Training:
 
     def __init__(self, settings: Settings, seed: int, workdir: Path, on_episode: OnEpisode | None = None):
         self.settings, self.seed, self.workdir, self.stop_signal = settings, seed, workdir, 0
-        make_env = partial(make_environment, settings)
+        make_env = partial(make_environment, settings.environment)
         env = make_env()
         self.low, self.high = (bound.astype(np.float32) for bound in (env.action_space.low, env.action_space.high))
         size, action_dim = env.observation_space.shape[0], len(self.low)
@@ -153,7 +139,7 @@ class Training:
     def evaluation_due(self) -> bool:
         """Whether an evaluation's step has come since the last one."""
         settings = self.settings
-        seeks_medium = settings.medium_return is not None and not self.medium_at
+        seeks_medium = settings.reference_return is not None and not self.medium_at
         interval = settings.medium_interval if seeks_medium else settings.evaluation_interval
         return self.step // interval > self.evaluated_at // interval
 
@@ -169,8 +155,8 @@ class Training:
         meant = sampled and self.evaluator(lambda observations: policy(observations), stop)
         if sampled is None or meant is None:
             return None
-        value, target = float(sampled.returns.mean()), self.settings.medium_return
-        if target is not None and not self.medium_at and value >= target:
+        value = float(sampled.returns.mean())
+        if not self.medium_at and self.settings.is_medium(value):
             self.medium_at = self.step
             self.keep('medium', policy)
         if value > self.best:

@@ -1,0 +1,77 @@
+"""Locomotion sets made on the spot: the same whatever the number of processes, labelled, and ready to train on."""
+
+import minari
+import numpy as np
+import pytest
+
+from spot_jax import environments
+from spot_jax.behavior import settings
+from spot_jax.datasets import load, locomotion
+from spot_jax.datasets.__main__ import main
+from spot_jax.datasets.recipes import RECIPES, generate
+from spot_jax.errors import InputError
+from spot_jax.tasks import TASKS
+from spot_jax.types import unpack
+
+TASK = TASKS['locomotion']
+
+
+@pytest.fixture(autouse=True)
+def _store(tmp_path, monkeypatch):
+    monkeypatch.setenv('MINARI_DATASETS_PATH', str(tmp_path))
+
+
+def make(kind, transitions, **options):
+    name = f'spot_jax/hopper/{kind}-v0'
+    generate(name, transitions, overwrite=True, **options)
+    return load(name, TASK)
+
+
+def test_one_and_two_workers_give_the_same_data_and_halves_are_those_of_their_sets():
+    mixed = make('medium-expert', 1501, seed=3, workers=2)
+    assert len(mixed.transitions) == 1501
+    assert make('medium-expert', 1501, seed=3, workers=1).sha256 == mixed.sha256
+    halves = [make('medium', 750, seed=3).transitions, make('expert', 751, seed=3).transitions]
+    np.testing.assert_array_equal(np.concatenate(halves), mixed.transitions)
+    assert make('medium', 750, seed=4).sha256 != make('medium', 750, seed=3).sha256
+
+
+def test_a_generated_set_is_labelled_and_fits_its_environment(capsys):
+    data = make('random', 500, workers=1)
+    assert data.environment.id == 'Hopper-v5'
+    env = environments.make(data.environment, TASK)
+    environments.check(env, data.transitions, data.action_low, data.action_high)
+    rows = unpack(data.transitions, 11, 3)
+    assert 5 < (rows.masks == 0).sum() < 60  # a random hopper falls after about 20 steps
+    assert abs(rows.actions.mean()) < 0.1
+    assert rows.actions.std() == pytest.approx(3**-0.5, abs=0.03)  # uniform
+    metadata = minari.load_dataset(data.dataset_id).storage.metadata
+    assert (metadata['ref_min_score'], metadata['ref_max_score']) == (-20.272305, 3234.3)
+    assert 'not D4RL data' in metadata['description']
+    assert main(['show', data.dataset_id]) == 0
+    assert 'made by: spot_jax: uniform actions' in capsys.readouterr().out
+
+
+def test_medium_replay_is_what_the_training_saw(monkeypatch):
+    monkeypatch.setattr(settings, 'MEDIUM_SHARES', (1e-4, 1))
+    tiny = settings.SETTINGS['hopper']._replace(
+        rounds=4, warmup_steps=128, capacity=2000, batch_size=16, hidden_dims=(8,), medium_interval=256
+    )
+    monkeypatch.setitem(settings.SETTINGS, 'hopper', tiny)
+    data = make('medium-replay', None, seed=1)
+    assert len(data.transitions) % 256 == 0  # to the evaluation that found it medium
+    rows = unpack(data.transitions, 11, 3)
+    ends = (rows.observations[1:] != rows.next_observations[:-1]).any(axis=1)
+    assert (rows.masks == 0).sum() > 3
+    assert ends[:-1][rows.masks[:-2] == 0].all()
+    assert make('medium-replay', None, seed=1).sha256 == data.sha256
+    monkeypatch.setitem(settings.SETTINGS, 'hopper', tiny._replace(warmup_steps=512, medium_interval=2048, steps=256))
+    with pytest.raises(InputError, match='not medium after 256 steps'):
+        make('medium-replay', None, seed=1)
+
+
+def test_every_robot_has_all_five_kinds():
+    assert sum(name.split('/')[1] in locomotion.ROBOTS for name in RECIPES) == 15
+    for bad in ({'transitions': 0}, {'transitions': 5, 'workers': 0}):
+        with pytest.raises(InputError, match='must be at least 1'):
+            generate('spot_jax/hopper/random-v0', **bad)

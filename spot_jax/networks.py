@@ -19,10 +19,25 @@ def uniform(bound: float) -> Callable[..., Array]:
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
+@jax.custom_vjp
+def product(x: Array, kernel: Array) -> Array:
+    """`[..., I]` times `[I, O]`."""
+    return x @ kernel
+
+
+def _product_backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    # jax's own rule makes the kernel's gradient as [O, I], whose transposition costs a copy in every step.
+    return grad @ kernel.T, jnp.einsum('bi,bo->io', x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1]))
+
+
+product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
+
+
 def dense(x: Array, features: int, bound: float | None = None) -> Array:
     """Applies a new linear layer `[..., I] -> [..., features]`, weights and biases from U(±bound), default 1/√I."""
     init = uniform(x.shape[-1] ** -0.5 if bound is None else bound)
-    return nn.Dense(features, kernel_init=init, bias_init=init)(x)
+    return nn.Dense(features, kernel_init=init, bias_init=init, dot_general=lambda x, kernel, *_, **__: product(x, kernel))(x)
 
 
 class MLP(nn.Module):
@@ -68,8 +83,9 @@ class DoubleCritic(nn.Module):
 
     @nn.compact
     def __call__(self, observations: Array, actions: Array) -> Array:
-        twin = nn.vmap(MLP, variable_axes={'params': 0}, split_rngs={'params': True}, in_axes=None, axis_size=2)
+        twin = nn.vmap(MLP, variable_axes={'params': 0}, split_rngs={'params': True})
         x = jnp.concatenate([observations, actions], axis=-1)
+        x = jnp.broadcast_to(x, (2, *x.shape))  # so that the first layer, too, is a product per critic
         return twin(self.hidden_dims, 1, self.output_init, name='twin')(x)[..., 0]
 
     def first(self, params: Params, observations: Array, actions: Array) -> Array:

@@ -16,12 +16,13 @@ from flax import struct
 from spot_jax import td3
 from spot_jax.density import cvae_loss_fn
 from spot_jax.networks import CVAE
-from spot_jax.td3 import TD3, Hyperparameters, TD3State
+from spot_jax.td3 import TD3, Hyperparameters, Noise, TD3State
 from spot_jax.train_state import TrainState
-from spot_jax.types import Array, Metrics, Params, unpack
+from spot_jax.types import Array, Metrics, Params, Transition, unpack
 
 # Streams of a seed's random numbers.
 CVAE_INIT, CVAE_TRAIN, POLICY_INIT, POLICY_TRAIN = range(4)
+MAX_GROUP = 32  # blocks that draw at once
 MAX_Q = 1e4  # a member whose mean |Q| passes this has diverged
 
 
@@ -75,68 +76,93 @@ def init_policies(seeds: Array, num_settings: int, spec: Spec) -> PhaseState:
     return _start(jax.tree.map(repeat, states), shape)
 
 
-def guarded(update: Callable[[Any], tuple[Any, Metrics]], learner: Any, alive: Array) -> tuple[Any, Array, Metrics]:
-    """One member's update, undone from the moment on that its loss is not finite or its mean |Q| passes `MAX_Q`."""
-    new, metrics = update(learner)
-    for name, value in metrics.items():
+def guard(alive: Array, metrics: Metrics, new: Any, old: Any) -> tuple[Array, Any]:
+    """The members that go on, and their new state; of the others, whose loss is not finite or whose mean |Q| passes
+    `MAX_Q`, the old one. Every leaf leads with the axes of `alive`."""
+    for value in metrics.values():
         alive &= jnp.isfinite(value)
-        if name == 'q_magnitude':
-            alive &= value <= MAX_Q
-    return jax.tree.map(lambda n, o: jnp.where(alive, n, o), new, learner), alive, metrics
+    if 'q_magnitude' in metrics:
+        alive &= metrics['q_magnitude'] <= MAX_Q
+    lift = lambda x: alive.reshape(alive.shape + (1,) * (x.ndim - alive.ndim))
+    return alive, jax.tree.map(lambda n, o: jnp.where(lift(n), n, o), new, old)
 
 
-def _cvae_block(
-    learner: TrainState, alive: Array, hypers: Hyperparameters, params: Params, key: Array, rows: Array, spec: Spec
-) -> tuple[TrainState, Array, Metrics]:
+class Block(NamedTuple):
+    """A phase's unit of work: what it draws, apart from what it computes, so that many blocks draw at once."""
+
+    draw: Callable[[Array, Array, Spec], Any]  # (key, rows [N, D], spec) -> minibatches and noise
+    update: Callable[..., tuple[Any, Metrics]]  # (learner, hypers, CVAE parameters, what was drawn, spec), one member
+    stream: int  # of the keys
+    num_steps: int  # gradient steps
+
+
+def _indices(key: Array, shape: tuple[int, ...], size: int) -> Array:
+    """Uniform in [0, size): one draw of bits. The bias, size / 2^32, is far below what could be noticed."""
+    return (jax.random.bits(key, shape) % jnp.uint32(size)).astype(jnp.int32)
+
+
+def _draw_cvae(key: Array, rows: Array, spec: Spec) -> tuple[Transition, Array]:
+    index_key, noise_key = jax.random.split(key)
+    batch = unpack(rows[_indices(index_key, (spec.batch_size,), len(rows))], spec.observation_dim, spec.cvae.action_dim)
+    return batch, jax.random.normal(noise_key, (spec.batch_size, spec.cvae.num_latents))
+
+
+def _update_cvae(
+    state: TrainState, hypers: Hyperparameters, params: Params, drawn: tuple[Transition, Array], spec: Spec
+) -> tuple[TrainState, Metrics]:
     """One step of one CVAE."""
     del params
+    grads, metrics = jax.grad(cvae_loss_fn, has_aux=True)(state.params, spec.cvae, *drawn, hypers.beta[0])
+    return state.apply_gradients(grads, spec.cvae_lr), metrics
+
+
+def _draw_policy(key: Array, rows: Array, spec: Spec) -> tuple[Transition, Noise]:
     index_key, noise_key = jax.random.split(key)
-    indices = jax.random.randint(index_key, (spec.batch_size,), 0, rows.shape[0])
-    batch = unpack(rows[indices], spec.observation_dim, spec.cvae.action_dim)
-    noise = jax.random.normal(noise_key, (spec.batch_size, spec.cvae.num_latents))
-
-    def update(state: TrainState) -> tuple[TrainState, Metrics]:
-        grads, metrics = jax.grad(cvae_loss_fn, has_aux=True)(state.params, spec.cvae, batch, noise, hypers.beta[0])
-        return state.apply_gradients(grads, spec.cvae_lr), metrics
-
-    return guarded(update, learner, alive)
-
-
-def _policy_block(
-    learner: TD3State, alive: Array, hypers: Hyperparameters, params: Params, key: Array, rows: Array, spec: Spec
-) -> tuple[TD3State, Array, Metrics]:
-    """One block of F steps of the P policies of one seed and CVAE: they see the same minibatches and noise."""
-    index_key, noise_key = jax.random.split(key)
-    indices = jax.random.randint(index_key, (spec.td3.policy_freq, spec.batch_size), 0, rows.shape[0])
+    indices = _indices(index_key, (spec.td3.policy_freq, spec.batch_size), len(rows))
     batches = unpack(rows[indices], spec.observation_dim, spec.td3.actor.action_dim)
-    noise = td3.draw_noise(noise_key, spec.td3, spec.batch_size)
-
-    def member(learner: TD3State, alive: Array, hypers: Hyperparameters) -> tuple[TD3State, Array, Metrics]:
-        update = lambda state: td3.update(state, spec.td3, params, batches, noise, hypers)
-        return guarded(update, learner, alive)
-
-    return jax.vmap(member)(learner, alive, hypers)
+    return batches, td3.draw_noise(noise_key, spec.td3, spec.batch_size)
 
 
-def _make_phase(block: Callable[..., Any], stream: int, steps_per_block: int, spec: Spec, num_blocks: int) -> Phase:
+def _update_policy(
+    state: TD3State, hypers: Hyperparameters, params: Params, drawn: tuple[Transition, Noise], spec: Spec
+) -> tuple[TD3State, Metrics]:
+    """One block of F steps of the P policies of one seed and CVAE: they see the same minibatches and noise."""
+    num_settings = hypers.discount.shape[0]
+    drawn = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_settings, *x.shape)), drawn)
+    return jax.vmap(lambda state, drawn, hypers: td3.update(state, spec.td3, params, *drawn, hypers))(state, drawn, hypers)
+
+
+def _make_phase(block: Block, spec: Spec, num_blocks: int) -> Phase:
     """Compiles `(state, seeds [C], hypers [C, P], params [C], rows [N, D]) -> (state, metrics)` of `num_blocks` blocks.
 
+    Blocks run in groups: one group's minibatches and noise are drawn at once, and it is kept or undone as a whole.
     Metrics are means over the blocks in which a member was alive, shaped as the members are. The state is donated.
     """
+    size = max(k for k in range(1, MAX_GROUP + 1) if num_blocks % k == 0)
 
     def run(
         state: PhaseState, seeds: Array, hypers: Hyperparameters, params: Params, rows: Array
     ) -> tuple[PhaseState, Metrics]:
-        keys = stream_keys(seeds, stream)
+        keys = stream_keys(seeds, block.stream)
+        draw = jax.vmap(jax.vmap(lambda key: block.draw(key, rows, spec)))
 
-        def body(state: PhaseState, _: None) -> tuple[PhaseState, tuple[Metrics, Array]]:
-            block_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, state.block)
-            step = jax.vmap(lambda *args: block(*args, rows, spec))
-            learner, alive, metrics = step(state.learner, state.alive, hypers, params, block_keys)
-            steps = state.gradient_steps + steps_per_block * alive
-            return PhaseState(learner, alive, steps, state.block + 1), (metrics, alive)
+        def step(learner: Any, drawn: Any) -> tuple[Any, Metrics]:
+            return jax.vmap(lambda *args: block.update(*args, spec))(learner, hypers, params, drawn)
 
-        state, (metrics, alive) = jax.lax.scan(body, state, length=num_blocks)
+        def body(carry: tuple[Any, Metrics], drawn: Any) -> tuple[tuple[Any, Metrics], None]:
+            learner, metrics = step(carry[0], drawn)
+            return (learner, jax.tree.map(lambda total, m: total + m / size, carry[1], metrics)), None
+
+        def group(state: PhaseState, _: None) -> tuple[PhaseState, tuple[Metrics, Array]]:
+            numbers = state.block + jnp.arange(size)
+            drawn = draw(jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))(keys, numbers))
+            zeros = jax.tree.map(lambda m: jnp.zeros(m.shape), jax.eval_shape(step, state.learner, jax.tree.map(lambda x: x[0], drawn))[1])
+            (learner, metrics), _ = jax.lax.scan(body, (state.learner, zeros), drawn)
+            alive, learner = guard(state.alive, metrics, learner, state.learner)
+            steps = state.gradient_steps + size * block.num_steps * alive
+            return PhaseState(learner, alive, steps, state.block + size), (metrics, alive)
+
+        state, (metrics, alive) = jax.lax.scan(group, state, length=num_blocks // size)
         count = jnp.maximum(jnp.sum(alive, axis=0), 1)
         return state, {k: jnp.sum(jnp.where(alive, v, 0), axis=0) / count for k, v in metrics.items()}
 
@@ -145,9 +171,10 @@ def _make_phase(block: Callable[..., Any], stream: int, steps_per_block: int, sp
 
 def cvae_phase(spec: Spec, num_steps: int) -> Phase:
     """The compiled training of all CVAEs by `num_steps` steps; see `_make_phase`."""
-    return _make_phase(_cvae_block, CVAE_TRAIN, 1, spec, num_steps)
+    return _make_phase(Block(_draw_cvae, _update_cvae, CVAE_TRAIN, 1), spec, num_steps)
 
 
 def policy_phase(spec: Spec, num_steps: int) -> Phase:
     """The compiled training of all policies by `num_steps` steps, a multiple of `policy_freq`; see `_make_phase`."""
-    return _make_phase(_policy_block, POLICY_TRAIN, spec.td3.policy_freq, spec, num_steps // spec.td3.policy_freq)
+    freq = spec.td3.policy_freq
+    return _make_phase(Block(_draw_policy, _update_policy, POLICY_TRAIN, freq), spec, num_steps // freq)

@@ -146,18 +146,18 @@ def _make_phase(block: Block, spec: Spec, num_blocks: int) -> Phase:
         keys = stream_keys(seeds, block.stream)
         draw = jax.vmap(jax.vmap(lambda key: block.draw(key, rows, spec)))
 
-        def step(learner: Any, drawn: Any) -> tuple[Any, Metrics]:
-            return jax.vmap(lambda *args: block.update(*args, spec))(learner, hypers, params, drawn)
+        names: list[str] = []  # of the metrics
 
-        def body(carry: tuple[Any, Metrics], drawn: Any) -> tuple[tuple[Any, Metrics], None]:
-            learner, metrics = step(carry[0], drawn)
-            return (learner, jax.tree.map(lambda total, m: total + m / size, carry[1], metrics)), None
+        def body(learner: Any, drawn: Any) -> tuple[Any, Array]:
+            learner, metrics = jax.vmap(lambda *args: block.update(*args, spec))(learner, hypers, params, drawn)
+            names[:] = metrics
+            return learner, jnp.stack(list(metrics.values()))  # one array: one kernel writes it
 
         def group(state: PhaseState, _: None) -> tuple[PhaseState, tuple[Metrics, Array]]:
             numbers = state.block + jnp.arange(size)
             drawn = draw(jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))(keys, numbers))
-            zeros = jax.tree.map(lambda m: jnp.zeros(m.shape), jax.eval_shape(step, state.learner, jax.tree.map(lambda x: x[0], drawn))[1])
-            (learner, metrics), _ = jax.lax.scan(body, (state.learner, zeros), drawn)
+            learner, history = jax.lax.scan(body, state.learner, drawn)
+            metrics = dict(zip(names, jnp.mean(history, axis=0), strict=True))
             alive, learner = guard(state.alive, metrics, learner, state.learner)
             steps = state.gradient_steps + size * block.num_steps * alive
             return PhaseState(learner, alive, steps, state.block + size), (metrics, alive)

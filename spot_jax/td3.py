@@ -91,7 +91,7 @@ def target_values(state: TD3State, td3: TD3, batch: Transition, noise: Noise, hy
 def critic_loss_fn(params: Params, td3: TD3, batch: Transition, target_q: Array) -> tuple[Array, Metrics]:
     """The sum over both critics of the mean squared error to `target_q` [B]."""
     q = td3.critic.apply(params, batch.observations, batch.actions)
-    loss = jnp.sum(jnp.mean((q - target_q[None]) ** 2, axis=-1))
+    loss = len(q) * jnp.mean((q - target_q[None]) ** 2)
     return loss, {'critic_loss': loss, 'q': jnp.mean(q)}
 
 

@@ -119,7 +119,7 @@ class CVAE(nn.Module):
 
         One output layer of 2Z units is the authors' two heads side by side: same values, same initialisation.
         """
-        x = self.encoder(jnp.concatenate([observations, actions], axis=-1))
+        x = self.encoder(jax.lax.optimization_barrier(jnp.concatenate([observations, actions], axis=-1)))
         mean, log_std = jnp.split(x, 2, axis=-1)
         return mean, jnp.exp(jnp.clip(log_std, *LOG_STD_RANGE))
 

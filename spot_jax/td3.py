@@ -91,8 +91,8 @@ def target_values(state: TD3State, td3: TD3, batch: Transition, noise: Noise, hy
 def critic_loss_fn(params: Params, td3: TD3, batch: Transition, target_q: Array) -> tuple[Array, Metrics]:
     """The sum over both critics of the mean squared error to `target_q` [B]."""
     q = td3.critic.apply(params, batch.observations, batch.actions)
-    loss = len(q) * jnp.mean((q - target_q[None]) ** 2)
-    return loss, {'critic_loss': loss, 'q': jnp.mean(q)}
+    losses = jnp.sum((q - target_q[None]) ** 2, axis=0)
+    return jnp.mean(losses), {'critic_loss': losses, 'q': jnp.mean(q, axis=0)}
 
 
 def actor_loss_fn(
@@ -109,9 +109,9 @@ def actor_loss_fn(
     q1 = td3.critic.first(critic_params, batch.observations, actions)
     magnitude = jax.lax.stop_gradient(jnp.mean(jnp.abs(q1)))
     scale = 1.0 / magnitude if td3.normalize_q else 1.0
-    penalty = jnp.mean(td3.regularizer.penalty(density_params, batch, actions, noise.regularizer, hypers.beta))
-    loss = -scale * jnp.mean(q1) + hypers.regularizer_weight * penalty
-    return loss, {'actor_loss': loss, 'actor_q': jnp.mean(q1), 'q_magnitude': magnitude, 'penalty': penalty}
+    penalty = td3.regularizer.penalty(density_params, batch, actions, noise.regularizer, hypers.beta)
+    losses = -scale * q1 + hypers.regularizer_weight * penalty
+    return jnp.mean(losses), {'actor_loss': losses, 'actor_q': q1, 'q_magnitude': jnp.abs(q1), 'penalty': penalty}
 
 
 def update_critic(
@@ -147,5 +147,6 @@ def update(
         state, critic_metrics = update_critic(state, td3, batch, target_q[i], hypers)
         history.append(critic_metrics)
     state, actor_metrics = update_actor(state, td3, density_params, batch, noise, hypers)
-    critic_metrics = jax.tree.map(lambda *xs: jnp.mean(jnp.stack(xs)), *history)
-    return state, critic_metrics | actor_metrics
+    metrics = jax.tree.map(lambda *xs: sum(xs) / len(xs), *history) | actor_metrics
+    means = jnp.mean(jnp.stack(list(metrics.values())), axis=-1)
+    return state, dict(zip(metrics, means, strict=True))

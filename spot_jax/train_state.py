@@ -3,31 +3,36 @@
 from typing import Self
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
 from spot_jax.types import Array, Params
 
-# Adam without its step size: learning rates are traced, so that each member of a population can have its own.
-ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+DECAYS, EPS = np.array([0.9, 0.999], np.float32), 1e-8
 
 
 class TrainState(struct.PyTreeNode):
     """Parameters and Adam's moments."""
 
     params: Params
-    opt_state: optax.OptState
+    opt_state: optax.ScaleByAdamState
 
     @classmethod
     def create(cls, params: Params, **kwargs: Params) -> Self:
         """A state with fresh moments."""
-        return cls(params=params, opt_state=ADAM.init(params), **kwargs)
+        return cls(params=params, opt_state=optax.scale_by_adam().init(params), **kwargs)
 
     def apply_gradients(self, grads: Params, learning_rate: Array | float) -> Self:
         """One Adam step."""
-        updates, opt_state = ADAM.update(grads, self.opt_state)
-        params = jax.tree.map(lambda p, u: p - learning_rate * u, self.params, updates)
-        return self.replace(params=params, opt_state=opt_state)
+        count = self.opt_state.count + 1
+        correction = 1 - DECAYS**count
+        mu = jax.tree.map(lambda m, g: DECAYS[0] * m + (1 - DECAYS[0]) * g, self.opt_state.mu, grads)
+        nu = jax.tree.map(lambda v, g: DECAYS[1] * v + (1 - DECAYS[1]) * g**2, self.opt_state.nu, grads)
+        step = lambda p, m, v: p - learning_rate * (m / correction[0]) / (jnp.sqrt(v / correction[1]) + EPS)
+        params = jax.tree.map(step, self.params, mu, nu)
+        return self.replace(params=params, opt_state=optax.ScaleByAdamState(count, mu, nu))
 
 
 class TargetTrainState(TrainState):

@@ -9,7 +9,6 @@ import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -18,6 +17,7 @@ from spot_jax.config import Population
 from spot_jax.policy import Scaling
 from spot_jax.population import PhaseState
 from spot_jax.tasks import Task
+from spot_jax.train_state import init_adam
 
 
 class Collector:
@@ -67,7 +67,7 @@ def started(config: ConfigDict, state: PhaseState) -> PhaseState:
     """The offline phase's last state as the online one's first."""
     learner = state.learner
     if config.online.reset_optimizers:
-        fresh = lambda s: s.replace(opt_state=jax.vmap(jax.vmap(optax.scale_by_adam().init))(s.params))
+        fresh = lambda s: s.replace(opt_state=jax.vmap(jax.vmap(init_adam))(s.params))
         learner = learner.replace(actor=fresh(learner.actor), critic=fresh(learner.critic))
     return state.replace(learner=learner, block=jnp.int32(0))
 

@@ -157,7 +157,7 @@ def _make_phase(block: Block, spec: Spec, num_blocks: int) -> Phase:
             numbers = state.block + jnp.arange(size)
             drawn = draw(jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))(keys, numbers))
             learner, history = jax.lax.scan(body, state.learner, drawn)
-            metrics = dict(zip(names, jnp.mean(history, axis=0), strict=True))
+            metrics = dict(zip(names, jnp.mean(history, axis=(0, -1)), strict=True))
             alive, learner = guard(state.alive, metrics, learner, state.learner)
             steps = state.gradient_steps + size * block.num_steps * alive
             return PhaseState(learner, alive, steps, state.block + size), (metrics, alive)

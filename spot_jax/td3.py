@@ -119,6 +119,7 @@ def update_critic(
 ) -> tuple[TD3State, Metrics]:
     """One critic step on a minibatch; the actor, its optimiser and the targets stay as they are."""
     grads, metrics = jax.grad(critic_loss_fn, has_aux=True)(state.critic.params, td3, batch, target_q)
+    metrics = jax.lax.optimization_barrier(metrics)
     return state.replace(critic=state.critic.apply_gradients(grads, hypers.critic_lr)), metrics
 
 
@@ -147,6 +148,4 @@ def update(
         state, critic_metrics = update_critic(state, td3, batch, target_q[i], hypers)
         history.append(critic_metrics)
     state, actor_metrics = update_actor(state, td3, density_params, batch, noise, hypers)
-    metrics = jax.tree.map(lambda *xs: sum(xs) / len(xs), *history) | actor_metrics
-    means = jnp.mean(jnp.stack(list(metrics.values())), axis=-1)
-    return state, dict(zip(metrics, means, strict=True))
+    return state, jax.tree.map(lambda *xs: sum(xs) / len(xs), *history) | actor_metrics

@@ -1,6 +1,6 @@
 """One network's parameters and optimiser state; each network has its own."""
 
-from typing import Self
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -13,26 +13,40 @@ from spot_jax.types import Array, Params
 DECAYS, EPS = np.array([0.9, 0.999], np.float32), 1e-8
 
 
+class AdamState(NamedTuple):
+    """Adam's moments."""
+
+    powers: Array  # [2], DECAYS to the power of the steps so far: multiplying is free, where a power costs a kernel
+    mu: Params  # mean of the gradients
+    nu: Params  # mean of their squares
+
+
+def init_adam(params: Params) -> AdamState:
+    """Fresh moments."""
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    return AdamState(jnp.ones(2), zeros, zeros)
+
+
 class TrainState(struct.PyTreeNode):
     """Parameters and Adam's moments."""
 
     params: Params
-    opt_state: optax.ScaleByAdamState
+    opt_state: AdamState
 
     @classmethod
     def create(cls, params: Params, **kwargs: Params) -> Self:
         """A state with fresh moments."""
-        return cls(params=params, opt_state=optax.scale_by_adam().init(params), **kwargs)
+        return cls(params=params, opt_state=init_adam(params), **kwargs)
 
     def apply_gradients(self, grads: Params, learning_rate: Array | float) -> Self:
         """One Adam step."""
-        count = self.opt_state.count + 1
-        correction = 1 - DECAYS**count
+        powers = self.opt_state.powers * DECAYS
         mu = jax.tree.map(lambda m, g: DECAYS[0] * m + (1 - DECAYS[0]) * g, self.opt_state.mu, grads)
         nu = jax.tree.map(lambda v, g: DECAYS[1] * v + (1 - DECAYS[1]) * g**2, self.opt_state.nu, grads)
+        correction = 1 - powers
         step = lambda p, m, v: p - learning_rate * (m / correction[0]) / (jnp.sqrt(v / correction[1]) + EPS)
         params = jax.tree.map(step, self.params, mu, nu)
-        return self.replace(params=params, opt_state=optax.ScaleByAdamState(count, mu, nu))
+        return self.replace(params=params, opt_state=AdamState(powers, mu, nu))
 
 
 class TargetTrainState(TrainState):

@@ -89,7 +89,13 @@ def online_phase(spec: Spec, options: Options) -> OnlinePhase:
     freq, batch_size = spec.td3.policy_freq, spec.batch_size
 
     def member(
-        learner: TD3State, ring_rows: Array, hypers: Hyperparameters, params: Params, key: Array, count: Array, rows: Array
+        learner: TD3State,
+        ring_rows: Array,
+        hypers: Hyperparameters,
+        params: Params,
+        key: Array,
+        count: Array,
+        rows: Array,
     ) -> tuple[TD3State, Metrics]:
         sample_key, noise_key = jax.random.split(key)
         sizes = jnp.minimum(count - freq + 1 + jnp.arange(freq), ring_rows.shape[0])
@@ -98,7 +104,8 @@ def online_phase(spec: Spec, options: Options) -> OnlinePhase:
         batches = unpack(minibatches, spec.observation_dim, spec.td3.actor.action_dim)
         noise = td3.draw_noise(noise_key, spec.td3, batch_size)
         hypers = hypers._replace(regularizer_weight=cooled(hypers.regularizer_weight, count, options))
-        return td3.update(learner, spec.td3, params, batches, noise, hypers)
+        learner, metrics = td3.update(learner, spec.td3, params, batches, noise, hypers)
+        return learner, jax.tree.map(jnp.mean, metrics)
 
     def run(
         state: PhaseState, ring: Ring, seeds: Array, hypers: Hyperparameters, params: Params, rows: Array

@@ -22,8 +22,10 @@ from spot_jax.types import Array, Metrics, Params, Transition, unpack
 
 # Streams of a seed's random numbers.
 CVAE_INIT, CVAE_TRAIN, POLICY_INIT, POLICY_TRAIN = range(4)
-MAX_GROUP = 32  # blocks that draw at once
+MAX_GROUP = 64  # blocks that draw at once
 MAX_Q = 1e4  # a member whose mean |Q| passes this has diverged
+# XLA would split small products in parts and add them up in kernels of their own.
+GPU_OPTIONS = {'xla_gpu_experimental_force_split_k': 1}
 
 
 class PhaseState(struct.PyTreeNode):
@@ -77,23 +79,25 @@ def init_policies(seeds: Array, num_settings: int, spec: Spec) -> PhaseState:
 
 
 def guard(alive: Array, metrics: Metrics, new: Any, old: Any) -> tuple[Array, Any]:
-    """The members that go on, and their new state; of the others, whose loss is not finite or whose mean |Q| passes
-    `MAX_Q`, the old one. Every leaf leads with the axes of `alive`."""
+    """Which members go on, and everyone's state: `new`, or `old` once a mean is not finite or mean |Q| passes `MAX_Q`.
+
+    Metrics are shaped as `alive`; every leaf of the states leads with its axes.
+    """
     for value in metrics.values():
         alive &= jnp.isfinite(value)
     if 'q_magnitude' in metrics:
         alive &= metrics['q_magnitude'] <= MAX_Q
-    lift = lambda x: alive.reshape(alive.shape + (1,) * (x.ndim - alive.ndim))
-    return alive, jax.tree.map(lambda n, o: jnp.where(lift(n), n, o), new, old)
+    select = lambda n, o: jnp.where(alive.reshape(alive.shape + (1,) * (n.ndim - alive.ndim)), n, o)
+    return alive, jax.tree.map(select, new, old)
 
 
 class Block(NamedTuple):
     """A phase's unit of work: what it draws, apart from what it computes, so that many blocks draw at once."""
 
     draw: Callable[[Array, Array, Spec], Any]  # (key, rows [N, D], spec) -> minibatches and noise
-    update: Callable[..., tuple[Any, Metrics]]  # (learner, hypers, CVAE parameters, what was drawn, spec), one member
-    stream: int  # of the keys
-    num_steps: int  # gradient steps
+    update: Callable[..., tuple[Any, Metrics]]  # (learner, hypers, CVAE parameters, what was drawn, spec) -> as td3's
+    stream: int  # of the seeds' random numbers
+    num_steps: int  # gradient steps in a block
 
 
 def _indices(key: Array, shape: tuple[int, ...], size: int) -> Array:
@@ -113,7 +117,7 @@ def _update_cvae(
     """One step of one CVAE."""
     del params
     grads, metrics = jax.grad(cvae_loss_fn, has_aux=True)(state.params, spec.cvae, *drawn, hypers.beta[0])
-    return state.apply_gradients(grads, spec.cvae_lr), metrics
+    return state.apply_gradients(grads, spec.cvae_lr), {name: value[None] for name, value in metrics.items()}
 
 
 def _draw_policy(key: Array, rows: Array, spec: Spec) -> tuple[Transition, Noise]:
@@ -127,16 +131,17 @@ def _update_policy(
     state: TD3State, hypers: Hyperparameters, params: Params, drawn: tuple[Transition, Noise], spec: Spec
 ) -> tuple[TD3State, Metrics]:
     """One block of F steps of the P policies of one seed and CVAE: they see the same minibatches and noise."""
-    num_settings = hypers.discount.shape[0]
-    drawn = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_settings, *x.shape)), drawn)
-    return jax.vmap(lambda state, drawn, hypers: td3.update(state, spec.td3, params, *drawn, hypers))(state, drawn, hypers)
+    # Shared inputs would join all policies' first layers in one product of transposed (copied) parameters.
+    drawn = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(hypers.discount), *x.shape)), drawn)
+    return jax.vmap(td3.update, (0, None, None, 0, 0, 0))(state, spec.td3, params, *drawn, hypers)
 
 
 def _make_phase(block: Block, spec: Spec, num_blocks: int) -> Phase:
     """Compiles `(state, seeds [C], hypers [C, P], params [C], rows [N, D]) -> (state, metrics)` of `num_blocks` blocks.
 
-    Blocks run in groups: one group's minibatches and noise are drawn at once, and it is kept or undone as a whole.
-    Metrics are means over the blocks in which a member was alive, shaped as the members are. The state is donated.
+    Blocks run in groups: a group draws all its minibatches and noise at once, and is undone as a whole for a member
+    that diverges in it. Metrics are means over the groups in which a member was alive, shaped as the members are. The
+    state is donated.
     """
     size = max(k for k in range(1, MAX_GROUP + 1) if num_blocks % k == 0)
 
@@ -144,29 +149,31 @@ def _make_phase(block: Block, spec: Spec, num_blocks: int) -> Phase:
         state: PhaseState, seeds: Array, hypers: Hyperparameters, params: Params, rows: Array
     ) -> tuple[PhaseState, Metrics]:
         keys = stream_keys(seeds, block.stream)
+        fold_in = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))
         draw = jax.vmap(jax.vmap(lambda key: block.draw(key, rows, spec)))
-
+        update = jax.vmap(lambda *args: block.update(*args, spec))
         names: list[str] = []  # of the metrics
 
-        def body(learner: Any, drawn: Any) -> tuple[Any, Array]:
-            learner, metrics = jax.vmap(lambda *args: block.update(*args, spec))(learner, hypers, params, drawn)
+        def one(learner: Any, drawn: Any) -> tuple[Any, Array]:
+            learner, metrics = update(learner, hypers, params, drawn)
             names[:] = metrics
-            return learner, jnp.stack(list(metrics.values()))  # one array: one kernel writes it
+            return learner, jnp.stack(list(metrics.values()))  # one array, so that one kernel writes it
 
-        def group(state: PhaseState, _: None) -> tuple[PhaseState, tuple[Metrics, Array]]:
-            numbers = state.block + jnp.arange(size)
-            drawn = draw(jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))(keys, numbers))
-            learner, history = jax.lax.scan(body, state.learner, drawn)
-            metrics = dict(zip(names, jnp.mean(history, axis=(0, -1)), strict=True))
-            alive, learner = guard(state.alive, metrics, learner, state.learner)
+        def group(state: PhaseState, _: None) -> tuple[PhaseState, tuple[Array, Array]]:
+            drawn = draw(fold_in(keys, state.block + jnp.arange(size)))
+            learner, history = jax.lax.scan(one, state.learner, drawn)
+            means = jnp.mean(history, axis=(0, -1))
+            alive, learner = guard(state.alive, dict(zip(names, means, strict=True)), learner, state.learner)
             steps = state.gradient_steps + size * block.num_steps * alive
-            return PhaseState(learner, alive, steps, state.block + size), (metrics, alive)
+            return PhaseState(learner, alive, steps, state.block + size), (means, alive)
 
-        state, (metrics, alive) = jax.lax.scan(group, state, length=num_blocks // size)
+        state, (means, alive) = jax.lax.scan(group, state, length=num_blocks // size)
         count = jnp.maximum(jnp.sum(alive, axis=0), 1)
-        return state, {k: jnp.sum(jnp.where(alive, v, 0), axis=0) / count for k, v in metrics.items()}
+        means = jnp.sum(jnp.where(alive[:, None], means, 0), axis=0) / count[None]
+        return state, dict(zip(names, means, strict=True))
 
-    return jax.jit(run, donate_argnums=0)
+    options = GPU_OPTIONS if jax.default_backend() == 'gpu' else None
+    return jax.jit(run, donate_argnums=0, compiler_options=options)
 
 
 def cvae_phase(spec: Spec, num_steps: int) -> Phase:

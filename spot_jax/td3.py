@@ -89,7 +89,7 @@ def target_values(state: TD3State, td3: TD3, batch: Transition, noise: Noise, hy
 
 
 def critic_loss_fn(params: Params, td3: TD3, batch: Transition, target_q: Array) -> tuple[Array, Metrics]:
-    """The sum over both critics of the mean squared error to `target_q` [B]."""
+    """The sum over both critics of the mean squared error to `target_q` [B]; metrics are per state, `[B]`."""
     q = td3.critic.apply(params, batch.observations, batch.actions)
     losses = jnp.sum((q - target_q[None]) ** 2, axis=0)
     return jnp.mean(losses), {'critic_loss': losses, 'q': jnp.mean(q, axis=0)}
@@ -104,7 +104,10 @@ def actor_loss_fn(
     noise: Noise,
     hypers: Hyperparameters,
 ) -> tuple[Array, Metrics]:
-    """−mean Q1(s, π(s)) / mean |Q1|, plus λ times the mean penalty. Only the actor's parameters get gradients."""
+    """−mean Q1(s, π(s)) / mean |Q1|, plus λ times the mean penalty; metrics are per state, `[B]`.
+
+    Only the actor's parameters get gradients.
+    """
     actions = td3.actor.apply(params, batch.observations, deterministic=False, rngs={'dropout': noise.actor_dropout})
     q1 = td3.critic.first(critic_params, batch.observations, actions)
     magnitude = jax.lax.stop_gradient(jnp.mean(jnp.abs(q1)))
@@ -119,7 +122,7 @@ def update_critic(
 ) -> tuple[TD3State, Metrics]:
     """One critic step on a minibatch; the actor, its optimiser and the targets stay as they are."""
     grads, metrics = jax.grad(critic_loss_fn, has_aux=True)(state.critic.params, td3, batch, target_q)
-    metrics = jax.lax.optimization_barrier(metrics)
+    metrics = jax.lax.optimization_barrier(metrics)  # else they read the old biases late, which must be copied for it
     return state.replace(critic=state.critic.apply_gradients(grads, hypers.critic_lr)), metrics
 
 
@@ -139,7 +142,8 @@ def update(
 ) -> tuple[TD3State, Metrics]:
     """A block: F critic steps on `batches` [F, B, ...], then the actor and the targets on the last minibatch.
 
-    The targets do not move within a block, so the target values of all its minibatches are computed at once.
+    The targets do not move within a block, so the target values of all its minibatches are computed at once. Metrics
+    are per state, `[B]`: whoever runs many blocks takes all their means in one go.
     """
     target_q = target_values(state, td3, batches, noise, hypers)
     history = []

@@ -10,13 +10,17 @@ from flax import struct
 
 from spot_jax.types import Array, Params
 
-DECAYS, EPS = np.array([0.9, 0.999], np.float32), 1e-8
+DECAYS, EPS = np.array([0.9, 0.999], np.float32), 1e-8  # of Adam
 
 
 class AdamState(NamedTuple):
-    """Adam's moments."""
+    """Adam's moments.
 
-    powers: Array  # [2], DECAYS to the power of the steps so far: multiplying is free, where a power costs a kernel
+    The powers are carried instead of a count of steps, because computing them costs kernels and multiplying none; as
+    one vector, because XLA fuses the updates of several parameters only if they read an array, not two scalars.
+    """
+
+    powers: Array  # [2], DECAYS to the power of the steps so far
     mu: Params  # mean of the gradients
     nu: Params  # mean of their squares
 
@@ -39,7 +43,7 @@ class TrainState(struct.PyTreeNode):
         return cls(params=params, opt_state=init_adam(params), **kwargs)
 
     def apply_gradients(self, grads: Params, learning_rate: Array | float) -> Self:
-        """One Adam step."""
+        """One Adam step; its own, since the learning rate is traced: each member of a population can have another."""
         powers = self.opt_state.powers * DECAYS
         mu = jax.tree.map(lambda m, g: DECAYS[0] * m + (1 - DECAYS[0]) * g, self.opt_state.mu, grads)
         nu = jax.tree.map(lambda v, g: DECAYS[1] * v + (1 - DECAYS[1]) * g**2, self.opt_state.nu, grads)

@@ -117,7 +117,7 @@ def online_phase(spec: Spec, options: Options) -> OnlinePhase:
         alive, learner = guard(state.alive, metrics, new, state.learner)
         return PhaseState(learner, alive, state.gradient_steps + freq * alive, state.block + 1), metrics
 
-    return jax.jit(run, donate_argnums=0)
+    return jax.jit(jax.default_matmul_precision(spec.precision)(run), donate_argnums=0)
 
 
 def explorer(spec: Spec, options: Options) -> Callable[[Any, Array, Array, Array], Array]:

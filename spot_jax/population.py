@@ -49,6 +49,7 @@ class Spec(NamedTuple):
     observation_dim: int
     batch_size: int
     cvae_lr: float
+    precision: str = 'float32'  # of the matrix products, where the device has others
 
 
 def stream_keys(seeds: Array, stream: int) -> Array:
@@ -105,7 +106,7 @@ def _indices(key: Array, shape: tuple[int, ...], size: int) -> Array:
     return (jax.random.bits(key, shape) % jnp.uint32(size)).astype(jnp.int32)
 
 
-def _draw_cvae(key: Array, rows: Array, spec: Spec) -> tuple[Transition, Array]:
+def draw_cvae(key: Array, rows: Array, spec: Spec) -> tuple[Transition, Array]:
     index_key, noise_key = jax.random.split(key)
     batch = unpack(rows[_indices(index_key, (spec.batch_size,), len(rows))], spec.observation_dim, spec.cvae.action_dim)
     return batch, jax.random.normal(noise_key, (spec.batch_size, spec.cvae.num_latents))
@@ -120,7 +121,7 @@ def _update_cvae(
     return state.apply_gradients(grads, spec.cvae_lr), {name: value[None] for name, value in metrics.items()}
 
 
-def _draw_policy(key: Array, rows: Array, spec: Spec) -> tuple[Transition, Noise]:
+def draw_policy(key: Array, rows: Array, spec: Spec) -> tuple[Transition, Noise]:
     index_key, noise_key = jax.random.split(key)
     indices = _indices(index_key, (spec.td3.policy_freq, spec.batch_size), len(rows))
     batches = unpack(rows[indices], spec.observation_dim, spec.td3.actor.action_dim)
@@ -172,16 +173,17 @@ def _make_phase(block: Block, spec: Spec, num_blocks: int) -> Phase:
         means = jnp.sum(jnp.where(alive[:, None], means, 0), axis=0) / count[None]
         return state, dict(zip(names, means, strict=True))
 
+    run = jax.default_matmul_precision(spec.precision)(run)
     options = GPU_OPTIONS if jax.default_backend() == 'gpu' else None
     return jax.jit(run, donate_argnums=0, compiler_options=options)
 
 
 def cvae_phase(spec: Spec, num_steps: int) -> Phase:
     """The compiled training of all CVAEs by `num_steps` steps; see `_make_phase`."""
-    return _make_phase(Block(_draw_cvae, _update_cvae, CVAE_TRAIN, 1), spec, num_steps)
+    return _make_phase(Block(draw_cvae, _update_cvae, CVAE_TRAIN, 1), spec, num_steps)
 
 
 def policy_phase(spec: Spec, num_steps: int) -> Phase:
     """The compiled training of all policies by `num_steps` steps, a multiple of `policy_freq`; see `_make_phase`."""
     freq = spec.td3.policy_freq
-    return _make_phase(Block(_draw_policy, _update_policy, POLICY_TRAIN, freq), spec, num_steps // freq)
+    return _make_phase(Block(draw_policy, _update_policy, POLICY_TRAIN, freq), spec, num_steps // freq)

@@ -10,17 +10,17 @@ from flax import struct
 
 from spot_jax.types import Array, Params
 
-DECAYS, EPS = np.array([0.9, 0.999], np.float32), 1e-8  # of Adam
+B1, B2, EPS = 0.9, 0.999, 1e-8  # of Adam
 
 
 class AdamState(NamedTuple):
     """Adam's moments.
 
-    The powers are carried instead of a count of steps, because computing them costs kernels and multiplying none; as
-    one vector, because XLA fuses the updates of several parameters only if they read an array, not two scalars.
+    The bias corrections are carried instead of a count of steps, because powers cost kernels of their own; as one
+    vector, because XLA fuses the updates of several parameters only if they read an array, not two scalars.
     """
 
-    powers: Array  # [2], DECAYS to the power of the steps so far
+    correction: Array  # [2], 1 − B1^t and 1 − B2^t after t steps
     mu: Params  # mean of the gradients
     nu: Params  # mean of their squares
 
@@ -28,7 +28,7 @@ class AdamState(NamedTuple):
 def init_adam(params: Params) -> AdamState:
     """Fresh moments."""
     zeros = jax.tree.map(jnp.zeros_like, params)
-    return AdamState(jnp.ones(2), zeros, zeros)
+    return AdamState(jnp.zeros(2), zeros, zeros)
 
 
 class TrainState(struct.PyTreeNode):
@@ -44,13 +44,13 @@ class TrainState(struct.PyTreeNode):
 
     def apply_gradients(self, grads: Params, learning_rate: Array | float) -> Self:
         """One Adam step; its own, since the learning rate is traced: each member of a population can have another."""
-        powers = self.opt_state.powers * DECAYS
-        mu = jax.tree.map(lambda m, g: DECAYS[0] * m + (1 - DECAYS[0]) * g, self.opt_state.mu, grads)
-        nu = jax.tree.map(lambda v, g: DECAYS[1] * v + (1 - DECAYS[1]) * g**2, self.opt_state.nu, grads)
-        correction = 1 - powers
+        decays = np.array([B1, B2], np.float32)
+        correction = decays * self.opt_state.correction + (1 - decays)
+        mu = jax.tree.map(lambda m, g: B1 * m + (1 - B1) * g, self.opt_state.mu, grads)
+        nu = jax.tree.map(lambda v, g: B2 * v + (1 - B2) * g**2, self.opt_state.nu, grads)
         step = lambda p, m, v: p - learning_rate * (m / correction[0]) / (jnp.sqrt(v / correction[1]) + EPS)
         params = jax.tree.map(step, self.params, mu, nu)
-        return self.replace(params=params, opt_state=AdamState(powers, mu, nu))
+        return self.replace(params=params, opt_state=AdamState(correction, mu, nu))
 
 
 class TargetTrainState(TrainState):

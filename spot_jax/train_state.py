@@ -4,7 +4,6 @@ from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import struct
 
@@ -44,7 +43,7 @@ class TrainState(struct.PyTreeNode):
 
     def apply_gradients(self, grads: Params, learning_rate: Array | float) -> Self:
         """One Adam step; its own, since the learning rate is traced: each member of a population can have another."""
-        decays = np.array([B1, B2], np.float32)
+        decays = jnp.array([B1, B2])
         correction = decays * self.opt_state.correction + (1 - decays)
         mu = jax.tree.map(lambda m, g: B1 * m + (1 - B1) * g, self.opt_state.mu, grads)
         nu = jax.tree.map(lambda v, g: B2 * v + (1 - B2) * g**2, self.opt_state.nu, grads)

@@ -10,9 +10,8 @@ from spot_jax import population, td3
 from spot_jax.density import kl_divergence
 from spot_jax.networks import CVAE, Actor, DoubleCritic
 from spot_jax.regularizers import support
-from spot_jax.types import unpack
 
-O, A, BATCH, BLOCKS = 5, 3, 32, 50
+OBSERVATION, ACTION, BATCH, BLOCKS = 5, 3, 32, 50
 ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
 HYPERS = {'regularizer_weight': 0.25, 'actor_lr': 1e-4, 'critic_lr': 3e-4, 'discount': 0.99, 'beta': 0.5, 'tau': 0.005}
 
@@ -84,10 +83,10 @@ def plain_actor_step(nets, moments, cvae, batch, noise, h):
 @pytest.mark.parametrize('num_members', [1, 3])
 def test_losses_of_the_first_100_updates(num_members):
     """To 1e-6, relative to their size, from the same weights, minibatches and noise."""
-    net = CVAE(A, (32, 32))
-    algorithm = td3.TD3(Actor(A, (32, 32)), DoubleCritic((32, 32)), support(net, 'elbo', 1))
-    spec = population.Spec(net, algorithm, O, BATCH, 1e-3)
-    rows = jnp.array(np.random.default_rng(0).uniform(-1, 1, (500, 2 * O + A + 2)).astype(np.float32))
+    net = CVAE(ACTION, (32, 32))
+    algorithm = td3.TD3(Actor(ACTION, (32, 32)), DoubleCritic((32, 32)), support(net, 'elbo', 1))
+    spec = population.Spec(net, algorithm, OBSERVATION, BATCH, 1e-3)
+    rows = jnp.array(np.random.default_rng(0).uniform(-1, 1, (500, 2 * OBSERVATION + ACTION + 2)).astype(np.float32))
     seeds = jnp.arange(num_members, dtype=jnp.uint32)
     shape = (num_members, 1)
     hypers = td3.Hyperparameters(
@@ -107,7 +106,7 @@ def test_losses_of_the_first_100_updates(num_members):
         ours.append([metrics['critic_loss'][:, 0], metrics['actor_loss'][:, 0]])
 
     for member in range(num_members):
-        pick = lambda tree, i=member: jax.tree.map(lambda x: jnp.asarray(x[i, 0]), tree)
+        pick = lambda tree, i=member: jax.tree.map(lambda leaf: jnp.asarray(leaf[i, 0]), tree)
         nets = {name: pick(getattr(start, name).params) for name in ('actor', 'critic')}
         nets |= {f'target_{name}': nets[name] for name in ('actor', 'critic')}
         moments = {name: ADAM.init(nets[name]) for name in ('actor', 'critic')}
@@ -127,10 +126,10 @@ def test_losses_of_the_first_100_updates(num_members):
 
 def test_what_a_block_draws_does_not_depend_on_the_group():
     """Uniform rows, and the same whether one block draws or 64 together."""
-    net = CVAE(A, (8,))
-    algorithm = td3.TD3(Actor(A, (8,)), DoubleCritic((8,)), support(net, 'elbo', 1))
-    spec = population.Spec(net, algorithm, O, BATCH, 1e-3)
-    rows = jnp.broadcast_to(jnp.arange(100.0)[:, None], (100, 2 * O + A + 2))
+    net = CVAE(ACTION, (8,))
+    algorithm = td3.TD3(Actor(ACTION, (8,)), DoubleCritic((8,)), support(net, 'elbo', 1))
+    spec = population.Spec(net, algorithm, OBSERVATION, BATCH, 1e-3)
+    rows = jnp.broadcast_to(jnp.arange(100.0)[:, None], (100, 2 * OBSERVATION + ACTION + 2))
     keys = jax.random.split(jax.random.key(0), 64)
     together, _ = jax.jit(jax.vmap(lambda key: population.draw_policy(key, rows, spec)))(keys)
     alone, _ = population.draw_policy(keys[7], rows, spec)

@@ -26,6 +26,8 @@ HYPERPARAMETERS = {
     'noise_clip': 'noise_clip',
 }
 
+PRECISIONS = ('float32', 'tensorfloat32', 'bfloat16')
+
 
 class Member(NamedTuple):
     """One member of a population."""
@@ -46,6 +48,7 @@ def default_config() -> ml_collections.ConfigDict:
             'grid': dict.fromkeys(HYPERPARAMETERS, ()),  # values to span; empty: the field's own value
             'batch_size': 256,
             'log_interval': 1000,  # gradient steps between two rows of metrics, and between two host syncs
+            'precision': 'float32',  # of matrix products, where the device can: float32 | tensorfloat32 | bfloat16
             'normalize_observations': False,  # (s − mean) / (std + 1e-3)
             'discount': 0.99,
             'tau': 0.005,
@@ -190,6 +193,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         'regularizer.name': REGULARIZERS,
         'regularizer.estimator': PENALTIES,
         'task': TASKS,
+        'precision': dict.fromkeys(PRECISIONS),
     }
     for path, names in choices.items():
         value = lookup(config, path)

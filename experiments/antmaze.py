@@ -1,11 +1,12 @@
 """AntMaze with the authors' settings: `--config=experiments/antmaze.py:large-diverse` (default: umaze).
 
-Presets: umaze, umaze-diverse, medium-play, medium-diverse, large-play, large-diverse, on Minari's D4RL/antmaze sets.
+Presets: umaze, umaze-diverse, medium-play, medium-diverse, large-play, large-diverse, on data made on the spot at first
+use. `large-diverse,d4rl` takes Minari's D4RL/antmaze sets instead.
 """
 
 from ml_collections import ConfigDict
 
-from spot_jax.config import preset_config
+from spot_jax.config import preset_and_source, preset_config
 
 COMMON = {
     'task': 'antmaze',
@@ -25,11 +26,12 @@ WEIGHTS = {
     'large-diverse': 0.025,
 }
 
-PRESETS = {
-    name: {'dataset_id': f'D4RL/antmaze/{name}-v1', 'regularizer.weight': weight} for name, weight in WEIGHTS.items()
-}
+DATASETS = {'generated': 'spot_jax/antmaze/{}-v0', 'd4rl': 'D4RL/antmaze/{}-v1'}
+
+PRESETS = {name: {'regularizer.weight': weight} for name, weight in WEIGHTS.items()}
 
 
 def get_config(name: str = 'umaze') -> ConfigDict:
     """The config of a preset."""
-    return preset_config(PRESETS, name or 'umaze', COMMON)
+    preset, source = preset_and_source(name, 'umaze')
+    return preset_config(PRESETS, preset, COMMON | {'dataset_id': DATASETS[source].format(preset)})

@@ -57,7 +57,8 @@ def draw_rollouts(panels: Sequence[Rollouts]) -> Figure:
     width = max(4.5, 3.5 * columns)
     tallest = max(panel.maze.map_length / panel.maze.map_width for panel in panels)
     title_lines = max(panel.title.count('\n') + 1 for panel in panels)
-    height = 0.5 + rows * (0.5 + 0.2 * title_lines + tallest * (width - 0.6) / columns)
+    legend_rows = 2 if columns == 1 else 1
+    height = 0.3 + 0.2 * legend_rows + rows * (0.5 + 0.2 * title_lines + tallest * (width - 0.6) / columns)
     figure = Figure(figsize=(width, height), layout='constrained')
     for i, panel in enumerate(panels):
         axes, maze, size = figure.add_subplot(rows, columns, i + 1), panel.maze, panel.maze.maze_size_scaling
@@ -88,7 +89,7 @@ def draw_rollouts(panels: Sequence[Rollouts]) -> Figure:
     ]
     if any(panel.own_goals is not None for panel in panels):
         handles[2:2] = [Line2D([], [], color=GOAL, marker='x', linestyle='none', label="an episode's own goal")]
-    legend(figure, handles, len(handles) if columns > 1 else 3)
+    legend(figure, handles, math.ceil(len(handles) / legend_rows))
     return figure
 
 

@@ -19,7 +19,7 @@ def test_the_fifteen_tasks_of_the_poster():
     assert len(antmaze.PRESETS) == 6
     assert len(mujoco.PRESETS) == 9
     config = antmaze.get_config('large-diverse')
-    assert (config.dataset_id, config.regularizer.weight) == ('D4RL/antmaze/large-diverse-v1', 0.025)
+    assert (config.dataset_id, config.regularizer.weight) == ('spot_jax/antmaze/large-diverse-v0', 0.025)
     assert (config.actor.lr, config.actor.output_init, config.critic.output_init) == (1e-4, 1e-3, 3e-3)
     config = mujoco.get_config('walker2d-medium-expert')
     assert (config.regularizer.weight, config.actor.dropout, config.normalize_observations) == (0.5, 0.1, True)
@@ -32,7 +32,9 @@ def test_data_are_generated_unless_d4rls_are_asked_for():
         'hopper-medium,d4rl': 'mujoco/hopper/medium-v0',
         'walker2d-medium-replay': 'spot_jax/walker2d/medium-replay-v0',
     }
-    assert all(mujoco.get_config(name).dataset_id in RECIPES for name in mujoco.PRESETS)
+    assert antmaze.get_config('').dataset_id == 'spot_jax/antmaze/umaze-v0'
+    assert antmaze.get_config('medium-play,d4rl').dataset_id == 'D4RL/antmaze/medium-play-v1'
+    assert all(m.get_config(name).dataset_id in RECIPES for m in (mujoco, antmaze) for name in m.PRESETS)
     for name in ('hopper-medium,d4', 'hopper,d4rl'):
         with pytest.raises(InputError, match='no '):
             mujoco.get_config(name)

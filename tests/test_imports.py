@@ -5,7 +5,7 @@ from pathlib import Path
 
 ORDER = [
     'errors types',
-    'networks train_state tasks checkpoint metrics',
+    'networks train_state tasks checkpoint metrics env_pool',
     'density environments workdir',
     'regularizers evaluation policy pictures',
     'behavior',
@@ -13,7 +13,7 @@ ORDER = [
     'td3',
     'population config',
     'results restore online scoring',
-    'finetuning',
+    'finetuning evaluations',
     'training evaluate plot',
     'main benchmark',
 ]

@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     make.add_argument('id')
     make.add_argument('--transitions', type=int, help="default: the recipe's own number")
     make.add_argument('--seed', type=int, default=0)
-    make.add_argument('--workers', type=int, default=1, help='processes; the data do not depend on it')
+    make.add_argument('--workers', type=int, help='processes; default: one per CPU; the data do not depend on it')
     make.add_argument('--overwrite', action='store_true')
     take = commands.add_parser('import-d4rl', help="make a dataset of one of D4RL's HDF5 files")
     take.add_argument('file', type=Path)

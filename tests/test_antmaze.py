@@ -1,0 +1,142 @@
+"""AntMaze sets made on the spot: what is generated is what is evaluated, whatever the number of processes."""
+
+import gymnasium as gym
+import minari
+import numpy as np
+import pytest
+
+from spot_jax import behavior, environments
+from spot_jax.behavior import policy as policies
+from spot_jax.behavior.driver import trips
+from spot_jax.datasets import antmaze, load
+from spot_jax.datasets.__main__ import main
+from spot_jax.datasets.recipes import generate
+from spot_jax.environments import ANT_MAZES
+from spot_jax.errors import InputError
+from spot_jax.tasks import TASKS
+from spot_jax.types import unpack
+
+TASK = TASKS['antmaze']
+PLAY = 'spot_jax/antmaze/medium-play-v0'
+
+
+@pytest.fixture(scope='module')
+def store(tmp_path_factory):
+    """A folder with the first 1500 transitions of medium-play."""
+    patch = pytest.MonkeyPatch()
+    folder = tmp_path_factory.mktemp('store')
+    patch.setenv('MINARI_DATASETS_PATH', str(folder))
+    generate(PLAY, 1500, seed=1, workers=1)
+    yield folder
+    patch.undo()
+
+
+def centre(maze, cell):
+    """A cell's centre in metres, by hand: cells of 4 m, the map around the origin."""
+    cells = environments.maze_map(maze)
+    return np.array([4 * (cell[1] + 0.5) - 2 * len(cells[0]), 2 * len(cells) - 4 * (cell[0] + 0.5)])
+
+
+def test_one_and_two_workers_give_the_same_data(store):
+    first = load(PLAY, TASK)
+    assert first.transitions.shape == (1500, 2 * 29 + 8 + 2)
+    generate(PLAY, 1500, seed=1, overwrite=True, workers=2)
+    assert load(PLAY, TASK).sha256 == first.sha256
+    one, other = (antmaze.play(antmaze.KINDS['medium-play'], 1, number)['actions'] for number in (0, 1))
+    assert one[:5].tolist() != other[:5].tolist()
+
+
+def test_rewards_and_ends_follow_from_the_positions(store):
+    data = minari.load_dataset(PLAY)
+    fixed = centre(ANT_MAZES['Medium'], ANT_MAZES['Medium'].goal)
+    goals = [centre(ANT_MAZES['Medium'], cell) for cell in antmaze.KINDS['medium-play'].goals]
+    for number, episode in enumerate(data.iterate_episodes()):
+        position, own = episode.observations['achieved_goal'], episode.infos['goal'][0]
+        near = np.linalg.norm(position[1:] - fixed, axis=1) <= 0.45
+        np.testing.assert_array_equal(episode.rewards, near)
+        np.testing.assert_array_equal(episode.observations['desired_goal'], np.tile(fixed, (len(position), 1)))
+        assert any(np.array_equal(own, goal) for goal in goals)
+        at_own = np.linalg.norm(position[1:] - own, axis=1) <= 0.45
+        assert not at_own[:-1].any()
+        flipped = episode.infos['qpos'][-20:]
+        height = 1 - 2 * (flipped[:, 4] ** 2 + flipped[:, 5] ** 2)
+        assert at_own[-1] or (height < 0.1).all() or number == data.total_episodes - 1
+        assert episode.truncations[-1]
+        assert not episode.terminations.any()
+        assert np.abs(episode.actions).max() <= 1
+
+
+def test_evaluation_has_the_same_maze_start_and_goal(store):
+    data = load(PLAY, TASK)
+    env = environments.make(data.environment, TASK)
+    environments.check(env, data.transitions, data.action_low, data.action_high)
+    starts = np.array([env.reset(seed=seed)[0][:2] for seed in range(5)])
+    assert len(np.unique(starts, axis=0)) == 5
+    assert np.abs(starts - centre(ANT_MAZES['Medium'], (1, 1))).max() <= 1
+    np.testing.assert_array_equal(env.unwrapped.goal, centre(ANT_MAZES['Medium'], (6, 6)))
+    rows = unpack(data.transitions, 29, 8)
+    assert set(np.unique(rows.rewards)) <= {-1, 0}
+    np.testing.assert_array_equal(rows.masks, rows.rewards == -1)
+    mirrored = data.transitions.copy()
+    mirrored[:, 0] *= -1
+    with pytest.raises(InputError, match='walls'):
+        environments.check(env, mirrored, data.action_low, data.action_high)
+
+
+def test_recorded_actions_replayed_in_the_evaluation_give_the_recorded_states(store):
+    episode = next(minari.load_dataset(PLAY).iterate_episodes())
+    env = gym.make('spot_jax/AntMaze-Medium-v0')
+    env.reset(seed=0)
+    env.unwrapped.ant_env.set_state(episode.infos['qpos'][0], episode.infos['qvel'][0])
+    for step, action in enumerate(episode.actions[:50]):
+        observation, *_ = env.step(action)
+        expected = episode.observations['observation'][step + 1]
+        np.testing.assert_allclose(observation['observation'], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', ANT_MAZES)
+def test_evaluation_pins_the_goal_and_ends_there(name):
+    maze = ANT_MAZES[name]
+    env = gym.make(f'spot_jax/AntMaze-{name}-v0')
+    assert env.spec.max_episode_steps == (700 if name == 'UMaze' else 1000)
+    observation, _ = env.reset(seed=3)
+    assert observation['observation'].shape == (27,)
+    np.testing.assert_array_equal(observation['desired_goal'], centre(maze, maze.goal))
+    state = env.unwrapped.ant_env.init_qpos.copy()
+    state[:2] = centre(maze, maze.goal) + np.array([0.3, 0])
+    env.unwrapped.ant_env.set_state(state, np.zeros(14))
+    _, reward, terminated, _, info = env.step(np.zeros(8))
+    assert (reward, terminated, info['success']) == (1.0, True, True)
+
+
+@pytest.mark.parametrize('kind', antmaze.KINDS.values())
+def test_hand_picked_cells_are_free_and_paths_pass_the_evaluations_goal(kind):
+    maze = ANT_MAZES[kind.maze]
+    cells = environments.maze_map(maze)
+    free = set(antmaze.free_cells(cells))
+    assert set(kind.starts) | set(kind.goals) <= free
+    goals = kind.goals or free
+    assert maze.start in (kind.starts or free)
+    assert any(maze.goal in antmaze.plan(cells, maze.start, goal) for goal in goals)
+    if len(kind.goals) > 1:
+        assert maze.goal not in kind.goals
+
+
+def test_the_card_is_kept(store):
+    card = policies.card('ant')
+    assert set(card['mazes']) == set(ANT_MAZES)
+    assert all(facts['success_rate'] >= 0.85 for facts in card['mazes'].values())
+    reached, lengths = trips(behavior.load('ant'), 'UMaze', range(5))
+    assert reached.sum() >= 4
+    assert abs(lengths[reached].mean() - card['mazes']['UMaze']['steps_of_successes']) < 60
+
+
+def test_show_draws_mazes_and_returns_apart(store, tmp_path, capsys):
+    file = tmp_path / 'picture.png'
+    assert main(['show', PLAY, PLAY, f'--plot={file}']) == 0
+    printed = capsys.readouterr().out
+    assert '1500 transitions' in printed
+    assert 'actions at their bounds' in printed
+    assert file.read_bytes()[:4] == b'\x89PNG'
+    assert main(['show', PLAY, f'--plot={tmp_path / "nowhere" / "a.png"}']) == 2
+    assert capsys.readouterr().err.count('\n') == 1

@@ -22,7 +22,7 @@ def build_spec(config: ConfigDict, observation_dim: int, action_dim: int) -> Spe
         config.policy_freq,
         config.normalize_q,
     )
-    return Spec(cvae, td3, observation_dim, config.batch_size, config.cvae.lr)
+    return Spec(cvae, td3, observation_dim, config.batch_size, config.cvae.lr, config.precision)
 
 
 def normalize(dataset: Dataset, enabled: bool) -> Scaling:

@@ -26,12 +26,15 @@ HYPERPARAMETERS = {
     'noise_clip': 'noise_clip',
 }
 
+PRECISIONS = ('float32', 'tensorfloat32', 'bfloat16')
+
 
 class Member(NamedTuple):
     """One member of a population."""
 
     seed: int
     hyperparameters: dict[str, float]
+    number: int = 0  # in the whole population
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -41,9 +44,11 @@ def default_config() -> ml_collections.ConfigDict:
             'dataset_id': placeholder(str),
             'task': 'locomotion',  # rule for observations, rewards and terminals: see tasks.py
             'seeds': (0,),
+            'part': (0, 1),  # (k, n): train only the k-th of n parts of the members, the others elsewhere
             'grid': dict.fromkeys(HYPERPARAMETERS, ()),  # values to span; empty: the field's own value
             'batch_size': 256,
             'log_interval': 1000,  # gradient steps between two rows of metrics, and between two host syncs
+            'precision': 'float32',  # of matrix products, where the device can: float32 | tensorfloat32 | bfloat16
             'normalize_observations': False,  # (s − mean) / (std + 1e-3)
             'discount': 0.99,
             'tau': 0.005,
@@ -140,6 +145,18 @@ class Population(NamedTuple):
         """One value per member, `[C * P]`, from those of the CVAEs [C] or of the policies [C, P]."""
         return np.broadcast_to(np.asarray(values).reshape(self.shape[0], -1), self.shape).ravel()
 
+    def part(self, index: int, count: int) -> 'Population':
+        """The members that the `index`-th of `count` hosts trains; few hosts share out CVAEs, many their settings too.
+
+        Raises InputError if there are none.
+        """
+        c, p = self.shape
+        grid = np.arange(c * p).reshape(c, p)
+        chosen = grid[index::count] if count <= c else grid[[index % c], index // c :: len(range(index % c, count, c))]
+        if not 0 <= index < count or chosen.size == 0:
+            raise InputError(f'config.part=({index}, {count}): there are {c * p} members to share out')
+        return Population([self.members[i] for i in chosen.ravel()], chosen.shape)
+
     def cvaes(self) -> list[tuple[int, float]]:
         """The seed and β of each CVAE, `[C]`."""
         return [(m.seed, m.hyperparameters['beta']) for m in self.members[:: self.shape[1]]]
@@ -151,13 +168,17 @@ class Population(NamedTuple):
 
 
 def members(config: ml_collections.ConfigDict) -> Population:
-    """All members, seeds outermost, then β, then the rest of the grid: those of one (seed, β) share a CVAE."""
+    """The members of `config.part`, seeds outermost, then β, then the rest of the grid.
+
+    Those of one (seed, β) share a CVAE.
+    """
     names = ['beta', *(name for name in HYPERPARAMETERS if name != 'beta')]
     values = [[float(v) for v in config.grid[n]] or [float(lookup(config, HYPERPARAMETERS[n]))] for n in names]
     points = [dict(zip(names, point, strict=True)) for point in itertools.product(*values)]
-    found = [Member(int(seed), {n: p[n] for n in Hyperparameters._fields}) for seed in config.seeds for p in points]
+    everyone = [(int(seed), {n: p[n] for n in Hyperparameters._fields}) for seed in config.seeds for p in points]
     num_cvaes = len(config.seeds) * len(values[0])
-    return Population(found, (num_cvaes, len(found) // num_cvaes))
+    found = [Member(*member, number) for number, member in enumerate(everyone)]
+    return Population(found, (num_cvaes, len(found) // num_cvaes)).part(*config.part)
 
 
 def require(condition: bool, message: str) -> None:
@@ -172,6 +193,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         'regularizer.name': REGULARIZERS,
         'regularizer.estimator': PENALTIES,
         'task': TASKS,
+        'precision': dict.fromkeys(PRECISIONS),
     }
     for path, names in choices.items():
         value = lookup(config, path)

@@ -20,7 +20,7 @@ from spot_jax.env_pool import EnvPool, MakeEnv, Steps, WorkerRestartedError
 from spot_jax.policy import Scaling, snapshot
 from spot_jax.population import PhaseState
 from spot_jax.tasks import Task
-from spot_jax.train_state import ADAM
+from spot_jax.train_state import init_adam
 
 
 class Collector:
@@ -84,7 +84,7 @@ def started(config: ConfigDict, state: PhaseState) -> PhaseState:
     """The offline phase's last state as the online one's first."""
     learner = state.learner
     if config.online.reset_optimizers:
-        fresh = lambda s: s.replace(opt_state=jax.vmap(jax.vmap(ADAM.init))(s.params))
+        fresh = lambda s: s.replace(opt_state=jax.vmap(jax.vmap(init_adam))(s.params))
         learner = learner.replace(actor=fresh(learner.actor), critic=fresh(learner.critic))
     return state.replace(learner=learner, block=jnp.int32(0))
 

@@ -11,6 +11,9 @@ from spot_jax.errors import InputError, exit_status
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'Experiment file, with its preset after a colon.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; the same command again resumes it.')
+DISTRIBUTED = flags.DEFINE_string(
+    'distributed', None, 'Shares the members out over hosts: auto (SLURM, ...) or COORDINATOR:PORT,HOSTS,HOST.'
+)
 
 
 def _one_line(error: BaseException) -> str:
@@ -48,9 +51,11 @@ def cli(argv: list[str]) -> int:
         jax.config.update('jax_numpy_rank_promotion', 'raise')
         if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
             jax.config.update('jax_compilation_cache_dir', str(Path('~/.cache/spot_jax').expanduser()))
-        from spot_jax.training import run
+        from spot_jax import hosts, training
 
-        return run(config, workdir)
+        if DISTRIBUTED.value is None:
+            return training.run(config, workdir)
+        return hosts.run(config, workdir, *hosts.connect(DISTRIBUTED.value))
 
     return exit_status(body)
 

@@ -19,10 +19,26 @@ def uniform(bound: float) -> Callable[..., Array]:
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
+@jax.custom_vjp
+def product(x: Array, kernel: Array) -> Array:
+    """`[..., I]` times `[I, O]`; the kernel's gradient comes as [I, O] (jax's own rule transposes it: a copy)."""
+    return x @ kernel
+
+
+def _product_backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    rows = lambda x: x.reshape(-1, x.shape[-1])
+    return grad @ kernel.T, jnp.einsum('bi,bo->io', rows(x), rows(grad))
+
+
+product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
+
+
 def dense(x: Array, features: int, bound: float | None = None) -> Array:
     """Applies a new linear layer `[..., I] -> [..., features]`, weights and biases from U(±bound), default 1/√I."""
     init = uniform(x.shape[-1] ** -0.5 if bound is None else bound)
-    return nn.Dense(features, kernel_init=init, bias_init=init)(x)
+    dot_general = lambda x, kernel, *_, **__: product(x, kernel)
+    return nn.Dense(features, kernel_init=init, bias_init=init, dot_general=dot_general)(x)
 
 
 class MLP(nn.Module):
@@ -72,8 +88,9 @@ class DoubleCritic(nn.Module):
 
     @nn.compact
     def __call__(self, observations: Array, actions: Array) -> Array:
-        twin = nn.vmap(MLP, variable_axes={'params': 0}, split_rngs={'params': True}, in_axes=None, axis_size=2)
-        x = jnp.concatenate([observations, actions], axis=-1)
+        twin = nn.vmap(MLP, variable_axes={'params': 0}, split_rngs={'params': True})
+        twice = lambda x: jnp.broadcast_to(x, (2, *x.shape))  # a product per critic: see population's shared inputs
+        x = jnp.concatenate([twice(observations), twice(actions)], axis=-1)
         return twin(self.hidden_dims, 1, self.output_init, layer_norm=self.layer_norm, name='twin')(x)[..., 0]
 
     def first(self, params: Params, observations: Array, actions: Array) -> Array:
@@ -108,7 +125,8 @@ class CVAE(nn.Module):
 
         One output layer of 2Z units is the authors' two heads side by side: same values, same initialisation.
         """
-        x = self.encoder(jnp.concatenate([observations, actions], axis=-1))
+        x = jnp.concatenate([observations, actions], axis=-1)
+        x = self.encoder(jax.lax.optimization_barrier(x))  # XLA would join this first layer and the critic's, by copies
         mean, log_std = jnp.split(x, 2, axis=-1)
         return mean, jnp.exp(jnp.clip(log_std, *LOG_STD_RANGE))
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from spot_jax import td3
-from spot_jax.population import PhaseState, Spec, guarded, stream_keys
+from spot_jax.population import PhaseState, Spec, guard, stream_keys
 from spot_jax.td3 import Hyperparameters, TD3State
 from spot_jax.types import Array, Metrics, Params, unpack
 
@@ -90,14 +90,13 @@ def online_phase(spec: Spec, options: Options) -> OnlinePhase:
 
     def member(
         learner: TD3State,
-        alive: Array,
         ring_rows: Array,
         hypers: Hyperparameters,
         params: Params,
         key: Array,
         count: Array,
         rows: Array,
-    ) -> tuple[TD3State, Array, Metrics]:
+    ) -> tuple[TD3State, Metrics]:
         sample_key, noise_key = jax.random.split(key)
         sizes = jnp.minimum(count - freq + 1 + jnp.arange(freq), ring_rows.shape[0])
         draw = partial(sample, batch_size=batch_size, options=options)
@@ -105,20 +104,20 @@ def online_phase(spec: Spec, options: Options) -> OnlinePhase:
         batches = unpack(minibatches, spec.observation_dim, spec.td3.actor.action_dim)
         noise = td3.draw_noise(noise_key, spec.td3, batch_size)
         hypers = hypers._replace(regularizer_weight=cooled(hypers.regularizer_weight, count, options))
-        return guarded(lambda state: td3.update(state, spec.td3, params, batches, noise, hypers), learner, alive)
+        learner, metrics = td3.update(learner, spec.td3, params, batches, noise, hypers)
+        return learner, jax.tree.map(jnp.mean, metrics)
 
     def run(
         state: PhaseState, ring: Ring, seeds: Array, hypers: Hyperparameters, params: Params, rows: Array
     ) -> tuple[PhaseState, Metrics]:
         keys = jax.vmap(jax.random.fold_in, (0, None))(stream_keys(seeds, ONLINE_TRAIN), state.block)
-        over_settings = jax.vmap(member, (0, 0, 0, 0, None, None, None, None))
-        over_cvaes = jax.vmap(over_settings, (0, 0, 0, 0, 0, 0, None, None))
-        learner, alive, metrics = over_cvaes(
-            state.learner, state.alive, ring.rows, hypers, params, keys, ring.count, rows
-        )
+        over_settings = jax.vmap(member, (0, 0, 0, None, None, None, None))
+        over_cvaes = jax.vmap(over_settings, (0, 0, 0, 0, 0, None, None))
+        new, metrics = over_cvaes(state.learner, ring.rows, hypers, params, keys, ring.count, rows)
+        alive, learner = guard(state.alive, metrics, new, state.learner)
         return PhaseState(learner, alive, state.gradient_steps + freq * alive, state.block + 1), metrics
 
-    return jax.jit(run, donate_argnums=0)
+    return jax.jit(jax.default_matmul_precision(spec.precision)(run), donate_argnums=0)
 
 
 def explorer(spec: Spec, options: Options) -> Callable[[Any, Array, Array, Array], Array]:

@@ -37,9 +37,9 @@ class Scaling(NamedTuple):
 def snapshot(params: Params) -> Params:
     """A copy of parameters on the CPU, to act with: elsewhere acting would queue behind the training's scans."""
     try:
-        device = jax.devices('cpu')[0]
+        device = jax.local_devices(backend='cpu')[0]
     except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
-        device = jax.devices()[0]
+        device = jax.local_devices()[0]
     return jax.device_put(jax.tree.map(np.array, params), device)
 
 

@@ -5,7 +5,7 @@ written for one member; it is vmapped over P, with the minibatch, the noise and 
 Randomness depends on the seed and the step alone, so a member gets the same numbers whatever population it is in.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,13 +16,17 @@ from flax import struct
 from spot_jax import td3
 from spot_jax.density import cvae_loss_fn
 from spot_jax.networks import CVAE
-from spot_jax.td3 import TD3, Hyperparameters, TD3State
+from spot_jax.sharding import compile_over
+from spot_jax.td3 import TD3, Hyperparameters, Noise, TD3State
 from spot_jax.train_state import TrainState
-from spot_jax.types import Array, Metrics, Params, unpack
+from spot_jax.types import Array, Metrics, Params, Transition, unpack
 
 # Streams of a seed's random numbers.
 CVAE_INIT, CVAE_TRAIN, POLICY_INIT, POLICY_TRAIN = range(4)
+MAX_GROUP = 64  # blocks that draw at once
 MAX_Q = 1e4  # a member whose mean |Q| passes this has diverged
+# XLA would split small products in parts and add them up in kernels of their own.
+GPU_OPTIONS = {'xla_gpu_experimental_force_split_k': 1}
 
 
 class PhaseState(struct.PyTreeNode):
@@ -46,6 +50,7 @@ class Spec(NamedTuple):
     observation_dim: int
     batch_size: int
     cvae_lr: float
+    precision: str = 'float32'  # of the matrix products, where the device has others
 
 
 def stream_keys(seeds: Array, stream: int) -> Array:
@@ -75,79 +80,113 @@ def init_policies(seeds: Array, num_settings: int, spec: Spec) -> PhaseState:
     return _start(jax.tree.map(repeat, states), shape)
 
 
-def guarded(update: Callable[[Any], tuple[Any, Metrics]], learner: Any, alive: Array) -> tuple[Any, Array, Metrics]:
-    """One member's update, undone from the moment on that its loss is not finite or its mean |Q| passes `MAX_Q`."""
-    new, metrics = update(learner)
-    for name, value in metrics.items():
+def guard(alive: Array, metrics: Metrics, new: Any, old: Any) -> tuple[Array, Any]:
+    """Which members go on, and everyone's state: `new`, or `old` once a mean is not finite or mean |Q| passes `MAX_Q`.
+
+    Metrics are shaped as `alive`; every leaf of the states leads with its axes.
+    """
+    for value in metrics.values():
         alive &= jnp.isfinite(value)
-        if name == 'q_magnitude':
-            alive &= value <= MAX_Q
-    return jax.tree.map(lambda n, o: jnp.where(alive, n, o), new, learner), alive, metrics
+    if 'q_magnitude' in metrics:
+        alive &= metrics['q_magnitude'] <= MAX_Q
+    select = lambda n, o: jnp.where(alive.reshape(alive.shape + (1,) * (n.ndim - alive.ndim)), n, o)
+    return alive, jax.tree.map(select, new, old)
 
 
-def _cvae_block(
-    learner: TrainState, alive: Array, hypers: Hyperparameters, params: Params, key: Array, rows: Array, spec: Spec
-) -> tuple[TrainState, Array, Metrics]:
+class Block(NamedTuple):
+    """A phase's unit of work: what it draws, apart from what it computes, so that many blocks draw at once."""
+
+    draw: Callable[[Array, Array, Spec], Any]  # (key, rows [N, D], spec) -> minibatches and noise
+    update: Callable[..., tuple[Any, Metrics]]  # (learner, hypers, CVAE parameters, what was drawn, spec) -> as td3's
+    stream: int  # of the seeds' random numbers
+    num_steps: int  # gradient steps in a block
+
+
+def _indices(key: Array, shape: tuple[int, ...], size: int) -> Array:
+    """Uniform in [0, size): one draw of bits. The bias, size / 2^32, is far below what could be noticed."""
+    return (jax.random.bits(key, shape) % jnp.uint32(size)).astype(jnp.int32)
+
+
+def draw_cvae(key: Array, rows: Array, spec: Spec) -> tuple[Transition, Array]:
+    """A minibatch [B, ...] and the noise [B, Z] of one step of a CVAE; the key is consumed."""
+    index_key, noise_key = jax.random.split(key)
+    batch = unpack(rows[_indices(index_key, (spec.batch_size,), len(rows))], spec.observation_dim, spec.cvae.action_dim)
+    return batch, jax.random.normal(noise_key, (spec.batch_size, spec.cvae.num_latents))
+
+
+def _update_cvae(
+    state: TrainState, hypers: Hyperparameters, params: Params, drawn: tuple[Transition, Array], spec: Spec
+) -> tuple[TrainState, Metrics]:
     """One step of one CVAE."""
     del params
+    grads, metrics = jax.grad(cvae_loss_fn, has_aux=True)(state.params, spec.cvae, *drawn, hypers.beta[0])
+    return state.apply_gradients(grads, spec.cvae_lr), {name: value[None] for name, value in metrics.items()}
+
+
+def draw_policy(key: Array, rows: Array, spec: Spec) -> tuple[Transition, Noise]:
+    """Minibatches [F, B, ...] and the noise of one block of a policy; the key is consumed."""
     index_key, noise_key = jax.random.split(key)
-    indices = jax.random.randint(index_key, (spec.batch_size,), 0, rows.shape[0])
-    batch = unpack(rows[indices], spec.observation_dim, spec.cvae.action_dim)
-    noise = jax.random.normal(noise_key, (spec.batch_size, spec.cvae.num_latents))
-
-    def update(state: TrainState) -> tuple[TrainState, Metrics]:
-        grads, metrics = jax.grad(cvae_loss_fn, has_aux=True)(state.params, spec.cvae, batch, noise, hypers.beta[0])
-        return state.apply_gradients(grads, spec.cvae_lr), metrics
-
-    return guarded(update, learner, alive)
-
-
-def _policy_block(
-    learner: TD3State, alive: Array, hypers: Hyperparameters, params: Params, key: Array, rows: Array, spec: Spec
-) -> tuple[TD3State, Array, Metrics]:
-    """One block of F steps of the P policies of one seed and CVAE: they see the same minibatches and noise."""
-    index_key, noise_key = jax.random.split(key)
-    indices = jax.random.randint(index_key, (spec.td3.policy_freq, spec.batch_size), 0, rows.shape[0])
+    indices = _indices(index_key, (spec.td3.policy_freq, spec.batch_size), len(rows))
     batches = unpack(rows[indices], spec.observation_dim, spec.td3.actor.action_dim)
-    noise = td3.draw_noise(noise_key, spec.td3, spec.batch_size)
-
-    def member(learner: TD3State, alive: Array, hypers: Hyperparameters) -> tuple[TD3State, Array, Metrics]:
-        update = lambda state: td3.update(state, spec.td3, params, batches, noise, hypers)
-        return guarded(update, learner, alive)
-
-    return jax.vmap(member)(learner, alive, hypers)
+    return batches, td3.draw_noise(noise_key, spec.td3, spec.batch_size)
 
 
-def _make_phase(block: Callable[..., Any], stream: int, steps_per_block: int, spec: Spec, num_blocks: int) -> Phase:
+def _update_policy(
+    state: TD3State, hypers: Hyperparameters, params: Params, drawn: tuple[Transition, Noise], spec: Spec
+) -> tuple[TD3State, Metrics]:
+    """One block of F steps of the P policies of one seed and CVAE: they see the same minibatches and noise."""
+    # Shared inputs would join all policies' first layers in one product of transposed (copied) parameters.
+    drawn = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(hypers.discount), *x.shape)), drawn)
+    return jax.vmap(td3.update, (0, None, None, 0, 0, 0))(state, spec.td3, params, *drawn, hypers)
+
+
+def _make_phase(block: Block, spec: Spec, num_blocks: int, devices: Sequence[jax.Device] | None) -> Phase:
     """Compiles `(state, seeds [C], hypers [C, P], params [C], rows [N, D]) -> (state, metrics)` of `num_blocks` blocks.
 
-    Metrics are means over the blocks in which a member was alive, shaped as the members are. The state is donated.
+    Blocks run in groups: a group draws all its minibatches and noise at once, and is undone as a whole for a member
+    that diverges in it. Metrics are means over the groups in which a member was alive, shaped as the members are. The
+    state is donated. Members are shared out over `devices`, by default all of this host's.
     """
+    size = max(k for k in range(1, MAX_GROUP + 1) if num_blocks % k == 0)
 
     def run(
         state: PhaseState, seeds: Array, hypers: Hyperparameters, params: Params, rows: Array
     ) -> tuple[PhaseState, Metrics]:
-        keys = stream_keys(seeds, stream)
+        keys = stream_keys(seeds, block.stream)
+        fold_in = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))
+        draw = jax.vmap(jax.vmap(lambda key: block.draw(key, rows, spec)))
+        update = jax.vmap(lambda *args: block.update(*args, spec))
+        names: list[str] = []  # of the metrics
 
-        def body(state: PhaseState, _: None) -> tuple[PhaseState, tuple[Metrics, Array]]:
-            block_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, state.block)
-            step = jax.vmap(lambda *args: block(*args, rows, spec))
-            learner, alive, metrics = step(state.learner, state.alive, hypers, params, block_keys)
-            steps = state.gradient_steps + steps_per_block * alive
-            return PhaseState(learner, alive, steps, state.block + 1), (metrics, alive)
+        def one(learner: Any, drawn: Any) -> tuple[Any, Array]:
+            learner, metrics = update(learner, hypers, params, drawn)
+            names[:] = metrics
+            return learner, jnp.stack(list(metrics.values()))  # one array, so that one kernel writes it
 
-        state, (metrics, alive) = jax.lax.scan(body, state, length=num_blocks)
+        def group(state: PhaseState, _: None) -> tuple[PhaseState, tuple[Array, Array]]:
+            drawn = draw(fold_in(keys, state.block + jnp.arange(size)))
+            learner, history = jax.lax.scan(one, state.learner, drawn)
+            means = jnp.mean(history, axis=(0, -1))
+            alive, learner = guard(state.alive, dict(zip(names, means, strict=True)), learner, state.learner)
+            steps = state.gradient_steps + size * block.num_steps * alive
+            return PhaseState(learner, alive, steps, state.block + size), (means, alive)
+
+        state, (means, alive) = jax.lax.scan(group, state, length=num_blocks // size)
         count = jnp.maximum(jnp.sum(alive, axis=0), 1)
-        return state, {k: jnp.sum(jnp.where(alive, v, 0), axis=0) / count for k, v in metrics.items()}
+        means = jnp.sum(jnp.where(alive[:, None], means, 0), axis=0) / count[None]
+        return state, dict(zip(names, means, strict=True))
 
-    return jax.jit(run, donate_argnums=0)
+    run = jax.default_matmul_precision(spec.precision)(run)
+    options = GPU_OPTIONS if jax.default_backend() == 'gpu' else None
+    return compile_over(run, devices or jax.local_devices(), options)
 
 
-def cvae_phase(spec: Spec, num_steps: int) -> Phase:
+def cvae_phase(spec: Spec, num_steps: int, devices: Sequence[jax.Device] | None = None) -> Phase:
     """The compiled training of all CVAEs by `num_steps` steps; see `_make_phase`."""
-    return _make_phase(_cvae_block, CVAE_TRAIN, 1, spec, num_steps)
+    return _make_phase(Block(draw_cvae, _update_cvae, CVAE_TRAIN, 1), spec, num_steps, devices)
 
 
-def policy_phase(spec: Spec, num_steps: int) -> Phase:
+def policy_phase(spec: Spec, num_steps: int, devices: Sequence[jax.Device] | None = None) -> Phase:
     """The compiled training of all policies by `num_steps` steps, a multiple of `policy_freq`; see `_make_phase`."""
-    return _make_phase(_policy_block, POLICY_TRAIN, spec.td3.policy_freq, spec, num_steps // spec.td3.policy_freq)
+    freq = spec.td3.policy_freq
+    return _make_phase(Block(draw_policy, _update_policy, POLICY_TRAIN, freq), spec, num_steps // freq, devices)

@@ -39,7 +39,14 @@ def _rows(population: Population, phase: str, state: PhaseState, values: list[Ro
     """Every member's `values` behind the columns that each row starts with; diverged members have no more rows."""
     steps, alive = population.per_member(state.gradient_steps), population.per_member(state.alive)
     return [
-        {'phase': phase, 'gradient_steps': int(steps[i]), 'member': i, 'seed': m.seed, **m.hyperparameters, **values[i]}
+        {
+            'phase': phase,
+            'gradient_steps': int(steps[i]),
+            'member': m.number,
+            'seed': m.seed,
+            **m.hyperparameters,
+            **values[i],
+        }
         for i, m in enumerate(population.members)
         if alive[i]
     ]

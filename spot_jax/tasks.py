@@ -58,11 +58,20 @@ def _maze_terminal(rewards: np.ndarray, terminations: np.ndarray) -> np.ndarray:
     return goal_reached(rewards) | np.asarray(terminations, bool)
 
 
-TASKS = {
+def _own_reward(rewards: np.ndarray) -> np.ndarray:
+    return np.asarray(rewards, np.float32)
+
+
+def _own_terminal(rewards: np.ndarray, terminations: np.ndarray) -> np.ndarray:
+    del rewards
+    return np.asarray(terminations, bool)
+
+
+TASKS = {  # functions with names: they are sent to the processes of `env_pool`
     'locomotion': Task(
         _array,
-        lambda rewards: np.asarray(rewards, np.float32),
-        lambda rewards, terminations: np.asarray(terminations, bool),
+        _own_reward,
+        _own_terminal,
         is_maze=False,
     ),
     'antmaze': Task(_ant, _maze_reward, _maze_terminal, is_maze=True),

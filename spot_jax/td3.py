@@ -89,10 +89,10 @@ def target_values(state: TD3State, td3: TD3, batch: Transition, noise: Noise, hy
 
 
 def critic_loss_fn(params: Params, td3: TD3, batch: Transition, target_q: Array) -> tuple[Array, Metrics]:
-    """The sum over both critics of the mean squared error to `target_q` [B]."""
+    """The sum over both critics of the mean squared error to `target_q` [B]; metrics are per state, `[B]`."""
     q = td3.critic.apply(params, batch.observations, batch.actions)
-    loss = jnp.sum(jnp.mean((q - target_q[None]) ** 2, axis=-1))
-    return loss, {'critic_loss': loss, 'q': jnp.mean(q)}
+    losses = jnp.sum((q - target_q[None]) ** 2, axis=0)
+    return jnp.mean(losses), {'critic_loss': losses, 'q': jnp.mean(q, axis=0)}
 
 
 def actor_loss_fn(
@@ -104,14 +104,17 @@ def actor_loss_fn(
     noise: Noise,
     hypers: Hyperparameters,
 ) -> tuple[Array, Metrics]:
-    """−mean Q1(s, π(s)) / mean |Q1|, plus λ times the mean penalty. Only the actor's parameters get gradients."""
+    """−mean Q1(s, π(s)) / mean |Q1|, plus λ times the mean penalty; metrics are per state, `[B]`.
+
+    Only the actor's parameters get gradients.
+    """
     actions = td3.actor.apply(params, batch.observations, deterministic=False, rngs={'dropout': noise.actor_dropout})
     q1 = td3.critic.first(critic_params, batch.observations, actions)
     magnitude = jax.lax.stop_gradient(jnp.mean(jnp.abs(q1)))
     scale = 1.0 / magnitude if td3.normalize_q else 1.0
-    penalty = jnp.mean(td3.regularizer.penalty(density_params, batch, actions, noise.regularizer, hypers.beta))
-    loss = -scale * jnp.mean(q1) + hypers.regularizer_weight * penalty
-    return loss, {'actor_loss': loss, 'actor_q': jnp.mean(q1), 'q_magnitude': magnitude, 'penalty': penalty}
+    penalty = td3.regularizer.penalty(density_params, batch, actions, noise.regularizer, hypers.beta)
+    losses = -scale * q1 + hypers.regularizer_weight * penalty
+    return jnp.mean(losses), {'actor_loss': losses, 'actor_q': q1, 'q_magnitude': jnp.abs(q1), 'penalty': penalty}
 
 
 def update_critic(
@@ -119,6 +122,7 @@ def update_critic(
 ) -> tuple[TD3State, Metrics]:
     """One critic step on a minibatch; the actor, its optimiser and the targets stay as they are."""
     grads, metrics = jax.grad(critic_loss_fn, has_aux=True)(state.critic.params, td3, batch, target_q)
+    metrics = jax.lax.optimization_barrier(metrics)  # else they read the old biases late, which must be copied for it
     return state.replace(critic=state.critic.apply_gradients(grads, hypers.critic_lr)), metrics
 
 
@@ -138,7 +142,8 @@ def update(
 ) -> tuple[TD3State, Metrics]:
     """A block: F critic steps on `batches` [F, B, ...], then the actor and the targets on the last minibatch.
 
-    The targets do not move within a block, so the target values of all its minibatches are computed at once.
+    The targets do not move within a block, so the target values of all its minibatches are computed at once. Metrics
+    are per state, `[B]`: whoever runs many blocks takes all their means in one go.
     """
     target_q = target_values(state, td3, batches, noise, hypers)
     history = []
@@ -147,5 +152,4 @@ def update(
         state, critic_metrics = update_critic(state, td3, batch, target_q[i], hypers)
         history.append(critic_metrics)
     state, actor_metrics = update_actor(state, td3, density_params, batch, noise, hypers)
-    critic_metrics = jax.tree.map(lambda *xs: jnp.mean(jnp.stack(xs)), *history)
-    return state, critic_metrics | actor_metrics
+    return state, jax.tree.map(lambda *xs: sum(xs) / len(xs), *history) | actor_metrics

@@ -1,33 +1,55 @@
 """One network's parameters and optimiser state; each network has its own."""
 
-from typing import Self
+from typing import NamedTuple, Self
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import struct
 
 from spot_jax.types import Array, Params
 
-# Adam without its step size: learning rates are traced, so that each member of a population can have its own.
-ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+B1, B2, EPS = 0.9, 0.999, 1e-8  # of Adam
+
+
+class AdamState(NamedTuple):
+    """Adam's moments.
+
+    The bias corrections are carried instead of a count of steps, because powers cost kernels of their own; as one
+    vector, because XLA fuses the updates of several parameters only if they read an array, not two scalars.
+    """
+
+    correction: Array  # [2], 1 − B1^t and 1 − B2^t after t steps
+    mu: Params  # mean of the gradients
+    nu: Params  # mean of their squares
+
+
+def init_adam(params: Params) -> AdamState:
+    """Fresh moments."""
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    return AdamState(jnp.zeros(2), zeros, zeros)
 
 
 class TrainState(struct.PyTreeNode):
     """Parameters and Adam's moments."""
 
     params: Params
-    opt_state: optax.OptState
+    opt_state: AdamState
 
     @classmethod
     def create(cls, params: Params, **kwargs: Params) -> Self:
         """A state with fresh moments."""
-        return cls(params=params, opt_state=ADAM.init(params), **kwargs)
+        return cls(params=params, opt_state=init_adam(params), **kwargs)
 
     def apply_gradients(self, grads: Params, learning_rate: Array | float) -> Self:
-        """One Adam step."""
-        updates, opt_state = ADAM.update(grads, self.opt_state)
-        params = jax.tree.map(lambda p, u: p - learning_rate * u, self.params, updates)
-        return self.replace(params=params, opt_state=opt_state)
+        """One Adam step; its own, since the learning rate is traced: each member of a population can have another."""
+        decays = jnp.array([B1, B2])
+        correction = decays * self.opt_state.correction + (1 - decays)
+        mu = jax.tree.map(lambda m, g: B1 * m + (1 - B1) * g, self.opt_state.mu, grads)
+        nu = jax.tree.map(lambda v, g: B2 * v + (1 - B2) * g**2, self.opt_state.nu, grads)
+        step = lambda p, m, v: p - learning_rate * (m / correction[0]) / (jnp.sqrt(v / correction[1]) + EPS)
+        params = jax.tree.map(step, self.params, mu, nu)
+        return self.replace(params=params, opt_state=AdamState(correction, mu, nu))
 
 
 class TargetTrainState(TrainState):

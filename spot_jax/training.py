@@ -17,7 +17,7 @@ from flax import serialization
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from spot_jax import checkpoint, environments, population, restore, results
+from spot_jax import checkpoint, environments, population, restore, results, sharding
 from spot_jax.build import build_spec, normalize
 from spot_jax.config import members, validate
 from spot_jax.datasets import Dataset, load
@@ -62,7 +62,7 @@ class Run:
                 f'{config.dataset_id} has changed since the run in {workdir} began: choose another --workdir'
             )
         self.scaling = normalize(dataset, config.normalize_observations)
-        self.rows = jnp.asarray(dataset.transitions)
+        self.rows = sharding.replicate(dataset.transitions, jax.local_devices())
         self.wall_clock: dict[str, float] = self.saved.get('wall_clock', {})
         self.evaluations = Evaluations(
             config, self.population, self.environment, self.task, self.spec.td3.actor, self.scaling, self.saved

@@ -11,8 +11,9 @@ import pytest
 from scipy import integrate, stats
 
 from spot_jax import behavior
+from spot_jax.behavior import curves, replay, sac, training
 from spot_jax.behavior import policy as policies
-from spot_jax.behavior import replay, sac, training
+from spot_jax.behavior.__main__ import main
 from spot_jax.behavior.collect import Collector, Episode, n_step_row
 from spot_jax.behavior.sac import SAC, SACState
 from spot_jax.behavior.settings import SETTINGS, Settings
@@ -197,6 +198,24 @@ def test_a_resumed_training_is_the_same_to_the_byte(whole, tmp_path, stop_in_eva
         assert (whole.workdir / name).read_bytes() == (tmp_path / 'part' / name).read_bytes()
     with pytest.raises(InputError, match='another config'):
         training.Training(TINY, 1, tmp_path / 'part')
+
+
+def test_learning_curves_are_drawn(whole, tmp_path, capsys):
+    out = tmp_path / 'curves.png'
+    assert main(['plot', str(whole.workdir), f'--out={out}']) == 0
+    assert out.read_bytes().startswith(b'\x89PNG')
+    environment, curve = curves.read_curve(whole.workdir)
+    assert environment == 'Pendulum-v1'
+    np.testing.assert_array_equal(curve[:, 0], [128, 256, 384])
+    assert ((curve[:, 1] < 0) & (curve[:, 1] > -2000)).all()
+    assert main(['plot', str(tmp_path), f'--out={out}']) == 2
+    assert capsys.readouterr().err.count('\n') == 1
+
+
+def test_medium_is_between_a_third_and_a_half():
+    found = [SETTINGS['hopper'].is_medium(share * 3234.3) for share in (0.3, 0.34, 0.49, 0.6)]
+    assert found == [False, True, True, False]
+    assert not SETTINGS['ant'].is_medium(1.0)
 
 
 def test_what_makes_no_sense_is_refused(tmp_path):

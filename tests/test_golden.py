@@ -72,12 +72,12 @@ def test_two_updates():
     targets = td3.target_values(before, algorithm, batches, noise, hypers)
     first = jax.tree.map(lambda x: x[0], batches)
     middle, metrics = td3.update_critic(before, algorithm, first, targets[0], hypers)
-    np.testing.assert_allclose(metrics['critic_loss'], GOLDEN['step1/critic_loss'], **TOLERANCE)
+    np.testing.assert_allclose(metrics['critic_loss'].mean(), GOLDEN['step1/critic_loss'], **TOLERANCE)
     chex.assert_trees_all_close(params_of(middle), params_of(state('step1/after')), **TOLERANCE)
     chex.assert_trees_all_equal(middle.actor, before.actor)  # parameters *and* optimiser state
 
     after, metrics = td3.update(before, algorithm, density_params, batches, noise, hypers)
-    np.testing.assert_allclose(metrics['actor_q'], GOLDEN['step2/Q'], **TOLERANCE)
-    np.testing.assert_allclose(metrics['actor_loss'], GOLDEN['step2/actor_loss'], **TOLERANCE)
-    np.testing.assert_allclose(metrics['penalty'], GOLDEN['step2/neg_log_beta'], **TOLERANCE)
+    np.testing.assert_allclose(metrics['actor_q'].mean(), GOLDEN['step2/Q'], **TOLERANCE)
+    np.testing.assert_allclose(metrics['actor_loss'].mean(), GOLDEN['step2/actor_loss'], **TOLERANCE)
+    np.testing.assert_allclose(metrics['penalty'].mean(), GOLDEN['step2/neg_log_beta'], **TOLERANCE)
     chex.assert_trees_all_close(params_of(after), params_of(state('step2/after')), **TOLERANCE)

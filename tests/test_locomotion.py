@@ -1,5 +1,7 @@
 """Locomotion sets made on the spot: the same whatever the number of processes, labelled, and ready to train on."""
 
+import pickle
+
 import minari
 import numpy as np
 import pytest
@@ -68,6 +70,11 @@ def test_medium_replay_is_what_the_training_saw(monkeypatch):
     monkeypatch.setitem(settings.SETTINGS, 'hopper', tiny._replace(warmup_steps=512, medium_interval=2048, steps=256))
     with pytest.raises(InputError, match='not medium after 256 steps'):
         make('medium-replay', None, seed=1)
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_tasks_can_be_sent_to_other_processes(task):
+    assert pickle.loads(pickle.dumps(TASKS[task])) == TASKS[task]
 
 
 def test_every_robot_has_all_five_kinds():

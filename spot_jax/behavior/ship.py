@@ -85,7 +85,8 @@ def ship(name: str, workdir: Path, kind: str, folder: Path = WEIGHTS) -> None:
     facts = card(policy, workdir, kind)
     robot = name.split('-')[0]
     facts['command'] = (
-        f'python -m spot_jax.behavior train {robot} --workdir=runs/{robot} --seed={facts["seed"]} && '
+        f'python -m spot_jax.behavior train {robot} --workdir=runs/{robot} --seed={facts["seed"]} '
+        f'--steps={facts["environment_steps"]} && '
         f'python -m spot_jax.behavior ship {name} --workdir=runs/{robot} --kind={kind}'
     )
     folder.mkdir(exist_ok=True)

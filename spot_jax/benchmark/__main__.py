@@ -1,4 +1,4 @@
-"""`python -m spot_jax.benchmark [--config=FILE.py[:PRESET]] [--json=FILE] [--no-torch] [--members=1,4,16]`.
+"""`python -m spot_jax.benchmark [--config=FILE.py[:PRESET]] [--json=FILE] [--no-torch] [--members=1,4,16] [--kernels]`.
 
 Everything is measured alternately in this one process, on random data of the given sizes; figures are medians over
 rounds. Updates per second of a population are those of all members together.
@@ -20,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from spot_jax import population
-from spot_jax.benchmark import flops
+from spot_jax.benchmark import flops, kernels
 from spot_jax.build import build_spec
 from spot_jax.config import members
 from spot_jax.errors import InputError, exit_status
@@ -197,9 +197,15 @@ def benchmark(args: argparse.Namespace) -> None:
     """Measures and prints; raises InputError if a file is there already or torch is missing."""
     if args.json is not None and args.json.exists():
         raise InputError(f'--json={args.json} is there already: choose another file')
+    config = read_config(args.config)
+    if args.kernels:
+        counts = kernels.launches(config, (args.observation_dim, args.action_dim))
+        print(kernels.table(counts))
+        if args.json is not None:
+            args.json.write_text(json.dumps(counts, indent=2) + '\n')
+        return
     if args.torch and importlib.util.find_spec('torch') is None:
         raise InputError("the baseline needs torch: pip install '.[benchmark]', or leave it out with --no-torch")
-    config = read_config(args.config)
     rows = random_rows(build_spec(config, args.observation_dim, args.action_dim))
     cases = jax_cases(config, args, rows) + (torch_cases(config, args, rows) if args.torch else [])
     figures = measure(cases, args.rounds)
@@ -219,6 +225,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--no-torch', dest='torch', action='store_false', help='leave the baselines out')
     parser.add_argument('--no-compile', dest='compile', action='store_false', help='no torch.compile')
+    parser.add_argument('--kernels', action='store_true', help='only count the kernels of a GPU (none is needed)')
     parser.add_argument('--json', type=Path, help='also write the figures to this file')
     args = parser.parse_args(argv)
     return exit_status(lambda: benchmark(args))

@@ -66,7 +66,8 @@ def draw_rollouts(panels: Sequence[Rollouts]) -> Figure:
         # Without antialiasing: else neighbouring squares show a seam.
         axes.add_collection(PatchCollection(walls, facecolor=WALL, linewidth=0, antialiased=False))
         for goal in np.unique(panel.goals, axis=0):
-            axes.add_patch(Circle(goal, GOAL_RADIUS, facecolor=GOAL + '40', edgecolor=GOAL, linewidth=1.5))
+            style = {'facecolor': GOAL + '40', 'edgecolor': GOAL, 'linewidth': 1.5, 'zorder': 3}
+            axes.add_patch(Circle(goal, GOAL_RADIUS, **style))
         colors = [REACHED if ok else FAILED for ok in panel.reached]
         # The more paths, the fainter each one.
         alpha = float(np.clip(20 / len(panel.paths), 0.2, 0.7))
@@ -88,6 +89,7 @@ def draw_rollouts(panels: Sequence[Rollouts]) -> Figure:
         Line2D([], [], color=FAILED, label='does not'),
     ]
     if any(panel.own_goals is not None for panel in panels):
+        handles[1].set_label("the evaluation's goal")
         handles[2:2] = [Line2D([], [], color=GOAL, marker='x', linestyle='none', label="an episode's own goal")]
     legend(figure, handles, math.ceil(len(handles) / legend_rows))
     return figure

@@ -12,7 +12,7 @@ ORDER = [
     'datasets',
     'td3',
     'population config',
-    'results restore online scoring',
+    'results restore online scoring build',
     'finetuning evaluations',
     'training evaluate plot',
     'main benchmark',

@@ -15,6 +15,7 @@ ORDER = [
     'results restore online scoring build',
     'finetuning evaluations',
     'training evaluate plot',
+    'hosts',
     'main benchmark',
 ]
 LAYER = {name: i for i, names in enumerate(ORDER) for name in names.split()}

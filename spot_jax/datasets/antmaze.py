@@ -77,6 +77,7 @@ def generate(kind: Kind, request: Request) -> None:
     """Makes the dataset of a kind."""
     from minari.dataset.minari_storage import MinariStorage
 
+    transitions = request.transitions or TRANSITIONS
     with new_dataset(request.dataset_id, request.overwrite) as folder:
         env = gym.make(f'spot_jax/AntMaze-{kind.maze}-v0')
         spaces = {'observation_space': env.observation_space, 'action_space': env.action_space}

@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 ORDER = [
-    'errors types',
+    'errors types sharding',
     'networks train_state tasks checkpoint metrics env_pool',
     'density environments workdir',
     'regularizers evaluation policy pictures',

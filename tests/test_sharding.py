@@ -44,7 +44,7 @@ print('agree')
 
 @pytest.mark.parametrize(
     ('cvaes', 'settings', 'devices', 'expected'),
-    [(4, 1, 3, 1), (1, 8, 4, 4), (3, 2, 2, 1), (3, 2, 6, 2), (1, 3, 2, 3), (2, 4, 8, 4)],
+    [(4, 1, 3, 1), (1, 8, 4, 4), (3, 2, 2, 2), (3, 2, 6, 2), (1, 3, 2, 3), (2, 4, 8, 4)],
 )
 def test_settings_are_split_where_it_helps(cvaes, settings, devices, expected):
     assert split(cvaes, settings, devices) == expected

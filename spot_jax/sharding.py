@@ -21,7 +21,9 @@ def split(num_cvaes: int, num_settings: int, num_devices: int) -> int:
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """Arrays on every device."""
+    """Arrays on every device: what a phase takes, so that its first call compiles what the others use."""
+    if len(devices) == 1:
+        return jax.tree.map(jnp.asarray, tree)
     return jax.device_put(tree, NamedSharding(Mesh(np.array(devices), ('members',)), EVERYWHERE))
 
 

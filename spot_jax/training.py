@@ -130,6 +130,7 @@ class Run:
         intervals = [options.log_interval, options.checkpoint.interval, options.evaluation.interval * evaluates]
         chunk = math.gcd(steps, *(i for i in intervals if 0 < i < steps))
         run = make(self.spec, chunk)
+        state = sharding.replicate(state, jax.local_devices())
 
         def due(interval: int, step: int) -> bool:
             return step > 0 and (step == steps or (interval > 0 and step % interval == 0))

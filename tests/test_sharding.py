@@ -14,7 +14,7 @@ import jax, jax.numpy as jnp, numpy as np
 jax.config.update('jax_num_cpu_devices', 3)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 from tiny import tiny
-from spot_jax import population
+from spot_jax import population, sharding
 from spot_jax.build import build_spec
 from spot_jax.config import members
 rows = jnp.array(np.random.default_rng(0).uniform(-1, 1, (50, 12)), jnp.float32)
@@ -32,10 +32,10 @@ for changes in (
             population.init_cvaes(seeds, spec), seeds, hypers, None, rows
         )
         phase = population.policy_phase(spec, 10, devices)
-        state = population.init_policies(seeds, everyone.shape[1], spec)
+        state = sharding.replicate(population.init_policies(seeds, everyone.shape[1], spec), devices)
         for _ in range(2):
             state, metrics = phase(state, seeds, hypers, cvaes.learner.params, rows)
-        assert int(state.block) == 10
+        assert (int(state.block), phase._cache_size()) == (10, 1)
         found.append(jax.device_get((cvaes.learner, state, metrics)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *found)
 print('agree')

@@ -178,7 +178,8 @@ def members(config: ml_collections.ConfigDict) -> Population:
     everyone = [(int(seed), {n: p[n] for n in Hyperparameters._fields}) for seed in config.seeds for p in points]
     num_cvaes = len(config.seeds) * len(values[0])
     found = [Member(*member, number) for number, member in enumerate(everyone)]
-    return Population(found, (num_cvaes, len(found) // num_cvaes)).part(*config.get('part', (0, 1)))  # older runs have none
+    part = config.get('part', (0, 1))  # older runs have none
+    return Population(found, (num_cvaes, len(found) // num_cvaes)).part(*part)
 
 
 def require(condition: bool, message: str) -> None:

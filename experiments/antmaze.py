@@ -1,12 +1,12 @@
 """AntMaze with the authors' settings: `--config=experiments/antmaze.py:large-diverse` (default: umaze).
 
 Presets: umaze, umaze-diverse, medium-play, medium-diverse, large-play, large-diverse, on data made on the spot at first
-use. `large-diverse,d4rl` takes Minari's D4RL/antmaze sets instead.
+use. `large-diverse,d4rl` takes Minari's D4RL/antmaze sets instead; `large-diverse,finetune` goes on online for 1M steps.
 """
 
 from ml_collections import ConfigDict
 
-from spot_jax.config import preset_and_source, preset_config
+from spot_jax.config import preset_and_options, preset_config
 
 COMMON = {
     'task': 'antmaze',
@@ -26,12 +26,14 @@ WEIGHTS = {
     'large-diverse': 0.025,
 }
 
-DATASETS = {'generated': 'spot_jax/antmaze/{}-v0', 'd4rl': 'D4RL/antmaze/{}-v1'}
-
 PRESETS = {name: {'regularizer.weight': weight} for name, weight in WEIGHTS.items()}
 
 
 def get_config(name: str = 'umaze') -> ConfigDict:
-    """The config of a preset."""
-    preset, source = preset_and_source(name, 'umaze')
-    return preset_config(PRESETS, preset, COMMON | {'dataset_id': DATASETS[source].format(preset)})
+    """The config of a preset, with the options that follow it."""
+    preset, options = preset_and_options(name, 'umaze', ('d4rl', 'finetune'))
+    dataset_id = f'D4RL/antmaze/{preset}-v1' if 'd4rl' in options else f'spot_jax/antmaze/{preset}-v0'
+    online: dict[str, float] = {'online.steps': 1_000_000} if 'finetune' in options else {}
+    if 'finetune' in options and preset.startswith('large'):
+        online['online.discount'] = 0.995
+    return preset_config(PRESETS, preset, COMMON | {'dataset_id': dataset_id} | online)

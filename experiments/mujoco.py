@@ -7,7 +7,7 @@ the ids named here: see `python -m spot_jax.datasets import-d4rl --help`.
 
 from ml_collections import ConfigDict
 
-from spot_jax.config import preset_and_source, preset_config
+from spot_jax.config import preset_and_options, preset_config
 
 COMMON = {
     'task': 'locomotion',
@@ -39,7 +39,7 @@ PRESETS = {
 
 def get_config(name: str = 'hopper-medium') -> ConfigDict:
     """The config of a preset."""
-    preset, source = preset_and_source(name, 'hopper-medium')
+    preset, options = preset_and_options(name, 'hopper-medium', ('d4rl',))
     robot, _, kind = preset.partition('-')
-    dataset_id = DATASETS[source].get(kind, '').format(robot)
+    dataset_id = DATASETS['d4rl' if 'd4rl' in options else 'generated'].get(kind, '').format(robot)
     return preset_config(PRESETS, preset, COMMON | {'dataset_id': dataset_id})

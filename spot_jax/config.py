@@ -1,7 +1,7 @@
 """Every option of a run, in one tree; `experiments/*.py` fill it in, `--config.FIELD=VALUE` overrides it."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -117,15 +117,15 @@ def preset_config(
     return config
 
 
-def preset_and_source(text: str, default: str) -> tuple[str, str]:
-    """`NAME[,d4rl]` as a preset's name (`default` if empty) and where its data are from: 'generated' or 'd4rl'.
+def preset_and_options(text: str, default: str, options: Collection[str]) -> tuple[str, set[str]]:
+    """`NAME[,OPTION...]` as a preset's name (`default` if empty) and the options given.
 
-    Generated data are made on the spot; D4RL's are downloaded, or imported. Raises InputError on another source.
+    Raises InputError on an option that is none of `options`.
     """
-    name, _, source = text.partition(',')
-    if source not in ('', 'd4rl'):
-        raise InputError(f"no source {source!r} of data: {name},d4rl takes D4RL's, {name} alone makes them on the spot")
-    return name or default, source or 'generated'
+    name, *given = text.split(',')
+    for option in given:
+        require(option in options, f'no option {option!r} of preset {name!r}: choose one of {", ".join(options)}')
+    return name or default, set(given)
 
 
 def lookup(config: ml_collections.ConfigDict, path: str) -> Any:

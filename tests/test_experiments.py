@@ -38,3 +38,13 @@ def test_data_are_generated_unless_d4rls_are_asked_for():
     for name in ('hopper-medium,d4', 'hopper,d4rl'):
         with pytest.raises(InputError, match='no '):
             mujoco.get_config(name)
+
+
+def test_fine_tuning_as_in_the_paper():
+    config = antmaze.get_config('large-play,d4rl,finetune')
+    assert (config.online.steps, config.online.discount) == (1_000_000, 0.995)
+    assert config.dataset_id == 'D4RL/antmaze/large-play-v1'
+    config = antmaze.get_config('medium-diverse,finetune')
+    assert (config.online.steps, config.online.discount) == (1_000_000, None)
+    with pytest.raises(InputError, match=r"no option 'finetun' .*: choose one of d4rl, finetune"):
+        antmaze.get_config('umaze,finetun')

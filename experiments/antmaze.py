@@ -1,7 +1,7 @@
 """AntMaze with the authors' settings: `--config=experiments/antmaze.py:large-diverse` (default: umaze).
 
 Presets: umaze, umaze-diverse, medium-play, medium-diverse, large-play, large-diverse, on data made on the spot at first
-use. `large-diverse,d4rl` takes Minari's D4RL/antmaze sets instead; `large-diverse,finetune` goes on online for 1M steps.
+use. `large-diverse,d4rl` takes Minari's D4RL/antmaze sets instead; `large-diverse,finetune` goes on online.
 """
 
 from ml_collections import ConfigDict

@@ -20,6 +20,8 @@ def _one_line(error: BaseException) -> str:
     """An exception's words on one line; a KeyError's own text would be quoted."""
     while error.__cause__ is not None:
         error = error.__cause__
+    while error.args and isinstance(error.args[0], BaseException):  # ml_collections wraps its errors so
+        error = error.args[0]
     return ' '.join(str(error.args[0] if isinstance(error, KeyError) else error).split())
 
 

@@ -229,7 +229,14 @@ def validate(config: ml_collections.ConfigDict) -> None:
     share = config.online.offline_share
     require(share is None or 0 <= share <= 1, f'config.online.offline_share={share}: must be in [0, 1]')
     require(0 <= config.actor.dropout < 1, f'config.actor.dropout={config.actor.dropout}: must be in [0, 1)')
+    require(len(config.part) == 2, f'config.part={config.part}: give K,N')
     require(len(config.seeds) > 0, 'config.seeds is empty: give at least one, e.g. --config.seeds=0,1,2')
+    for name, kinds, values in (
+        *(('seeds', (int,), config.seeds), ('part', (int,), config.part)),
+        *((f'grid.{name}', (int, float), values) for name, values in config.grid.items()),
+    ):
+        fits = all(isinstance(v, kinds) and not isinstance(v, bool) and v >= 0 for v in values)
+        require(fits, f'config.{name}={values}: give numbers of at least 0{", whole ones" * (kinds == (int,))}')
     for name, values in (('seeds', config.seeds), *config.grid.items()):
         require(len(set(values)) == len(values), f'config.{name}={values}: a value appears twice')
     for path in ('offline.steps', 'online.steps', 'log_interval', 'evaluation.interval', 'checkpoint.interval'):

@@ -194,6 +194,14 @@ def test_bad_values_name_the_field():
         validate(tiny(**{'regularizer.name': 'suport'}))
     with pytest.raises(InputError, match='multiple of policy_freq'):
         validate(tiny(**{'offline.steps': 41}))
+    for changes, words in (
+        ({'seeds': ('a',)}, r"config.seeds=\('a',\): give numbers of at least 0, whole ones"),
+        ({'seeds': (-1,)}, 'config.seeds'),
+        ({'grid.discount': ('x', 0.9)}, r'config.grid.discount=.*: give numbers of at least 0$'),
+        ({'part': (0,)}, 'config.part=.*: give K,N'),
+    ):
+        with pytest.raises(InputError, match=words):
+            validate(tiny(**changes))
 
 
 def test_command_line_without_config(capsys):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
+from spot_jax.behavior.policy import bounded
 from spot_jax.errors import InputError
 
 Act = Callable[[np.ndarray], np.ndarray]  # observations [K, O] to actions [K, A] in [-1, 1]
@@ -21,9 +22,9 @@ def make_environment(name: str) -> gym.Env:
     except Exception as error:  # the environments' constructors raise many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f'cannot make the environment {name}: {reason}') from error
-    for name, space in (('observations', env.observation_space), ('actions', env.action_space)):
+    for kind, space in (('observations', env.observation_space), ('actions', env.action_space)):
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-            raise InputError(f'{name}: {name} must be a Box of one axis, not {space}')
+            raise InputError(f'{name}: {kind} must be a Box of one axis, not {space}')
     return env
 
 
@@ -81,8 +82,7 @@ class Collector:
         return Episode([np.asarray(observation, np.float32)], [], [])
 
     def _step(self, k: int, action: np.ndarray) -> tuple[bool, bool]:
-        bounded = self._low + (action + 1) * (0.5 * (self._high - self._low))
-        observation, reward, terminated, truncated, _ = self._envs[k].step(bounded)
+        observation, reward, terminated, truncated, _ = self._envs[k].step(bounded(action, self._low, self._high))
         episode = self.episodes[k]
         episode.observations.append(np.asarray(observation, np.float32))
         episode.actions.append(action)

@@ -14,6 +14,11 @@ WEIGHTS = Path(__file__).with_name('weights')
 LOG_STD_RANGE = (-5.0, 2.0)
 
 
+def bounded(unit: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Actions `[..., A]` in [-1, 1] as those between `low` and `high` [A]."""
+    return low + (unit + 1) * (0.5 * (high - low))
+
+
 class Policy(NamedTuple):
     """A squashed Gaussian policy: ReLU layers, then the mean and the raw log-deviation of each action."""
 
@@ -24,8 +29,7 @@ class Policy(NamedTuple):
 
     def __call__(self, observations: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
         """Actions `[..., A]` float32 in the environment's bounds, of raw observations `[..., O]`; see `unit`."""
-        unit = self.unit(observations, noise)
-        return self.action_low + (unit + 1) * (0.5 * (self.action_high - self.action_low))
+        return bounded(self.unit(observations, noise), self.action_low, self.action_high)
 
     def unit(self, observations: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
         """Actions `[..., A]` in [-1, 1].

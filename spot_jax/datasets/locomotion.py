@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 
 from spot_jax import behavior
+from spot_jax.behavior.policy import bounded
 from spot_jax.behavior.settings import SETTINGS
 from spot_jax.datasets import parallel
 from spot_jax.datasets.store import Recipe, Request, metadata, new_dataset
@@ -103,7 +104,7 @@ def _replayed(robot: str, request: Request) -> Iterator[Any]:
     for episode, terminated in seen:
         if left == 0 or not episode.actions:
             continue
-        actions = [low + (action + 1) * (0.5 * (high - low)) for action in episode.actions]
+        actions = [bounded(action, low, high) for action in episode.actions]
         stored = parallel.cut(_stored(episode.observations, actions, episode.rewards, terminated), left)
         left -= len(stored['actions'])
         yield EpisodeBuffer(**stored)

@@ -22,11 +22,25 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
-def save(folder: Path, number: int, tree: Any, keep: int) -> None:
-    """Saves a pytree of arrays, dicts and strings as checkpoint `number`; only the newest `keep` stay."""
-    folder.mkdir(exist_ok=True)
+def write(path: Path, tree: Any) -> None:
+    """Writes a pytree of arrays, dicts and strings."""
     payload = serialization.msgpack_serialize(serialization.to_state_dict(tree))
-    write_atomically(folder / f'{number:010d}.msgpack', hashlib.sha256(payload).digest() + payload)
+    write_atomically(path, hashlib.sha256(payload).digest() + payload)
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """What `write` wrote, as nested dicts; None if the file is damaged."""
+    data = path.read_bytes()
+    payload = data[DIGEST_BYTES:]
+    if hashlib.sha256(payload).digest() != data[:DIGEST_BYTES]:
+        return None
+    return serialization.msgpack_restore(payload)
+
+
+def save(folder: Path, number: int, tree: Any, keep: int) -> None:
+    """Saves a pytree as checkpoint `number`; only the newest `keep` stay."""
+    folder.mkdir(exist_ok=True)
+    write(folder / f'{number:010d}.msgpack', tree)
     for old in sorted(folder.glob('*.msgpack'))[:-keep]:
         old.unlink()
 
@@ -38,10 +52,9 @@ def restore(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """
     damaged: list[str] = []
     for path in sorted(folder.glob('*.msgpack'), reverse=True):
-        data = path.read_bytes()
-        payload = data[DIGEST_BYTES:]
-        if hashlib.sha256(payload).digest() == data[:DIGEST_BYTES]:
-            return serialization.msgpack_restore(payload), damaged
+        tree = read(path)
+        if tree is not None:
+            return tree, damaged
         damaged.append(path.name)
     if damaged:
         raise InputError(

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from spot_jax import environments
-from spot_jax.behavior import settings
-from spot_jax.datasets import load, locomotion
+from spot_jax.behavior import settings, training
+from spot_jax.datasets import load, locomotion, parallel
 from spot_jax.datasets.__main__ import main
 from spot_jax.datasets.recipes import RECIPES, generate
 from spot_jax.errors import InputError
@@ -54,12 +54,64 @@ def test_a_generated_set_is_labelled_and_fits_its_environment(capsys):
     assert 'made by: spot_jax: uniform actions' in capsys.readouterr().out
 
 
-def test_medium_replay_is_what_the_training_saw(monkeypatch):
+def interrupted_after(calls, function):
+    """The function, but stopped as by Ctrl-C when it is called once more."""
+    left = [calls]
+
+    def wrapper(*args, **options):
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return function(*args, **options)
+
+    return wrapper
+
+
+def test_an_interrupted_generation_goes_on_with_the_same_data(monkeypatch, tmp_path, capsys):
+    whole = make('medium', 2500, seed=3, workers=2)
+    monkeypatch.setattr(parallel, 'PART', 300)
+    with monkeypatch.context() as patch:
+        patch.setattr(parallel, 'cut', interrupted_after(3, parallel.cut))
+        assert main(['generate', whole.dataset_id, '--transitions=2500', '--seed=3', '--overwrite']) == 130
+    assert capsys.readouterr().err == 'stopped\n'
+    assert load(whole.dataset_id, TASK).sha256 == whole.sha256  # what was there is untouched
+    assert sum(path.name.startswith('.') for path in tmp_path.iterdir()) == 1  # the parts
+    numbers = []
+    play = parallel._played
+    monkeypatch.setattr(
+        parallel, '_played', lambda play_, number, *rest: numbers.append(number) or play(play_, number, *rest)
+    )
+    assert make('medium', 2500, seed=3, workers=1).sha256 == whole.sha256
+    assert numbers[0] > 0
+    assert not any(path.name.startswith('.') for path in tmp_path.iterdir())
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A training of hopper that is medium at once."""
     monkeypatch.setattr(settings, 'MEDIUM_SHARES', (1e-4, 1))
     tiny = settings.SETTINGS['hopper']._replace(
         rounds=4, warmup_steps=128, capacity=2000, batch_size=16, hidden_dims=(8,), medium_interval=256
     )
     monkeypatch.setitem(settings.SETTINGS, 'hopper', tiny)
+    return tiny
+
+
+def test_an_interrupted_medium_replay_goes_on_with_the_same_data(monkeypatch, tiny):
+    monkeypatch.setitem(settings.SETTINGS, 'hopper', tiny._replace(medium_interval=1024, checkpoint_interval=256))
+    whole = make('medium-replay', None, seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Training, 'save', interrupted_after(2, training.Training.save))
+        with pytest.raises(KeyboardInterrupt):
+            make('medium-replay', None, seed=1)
+    restored = []
+    resume = training.restored
+    monkeypatch.setattr(training, 'restored', lambda tree: restored.append(1) or resume(tree))
+    assert make('medium-replay', None, seed=1).sha256 == whole.sha256
+    assert len(restored) > 10  # random hoppers fall after about 20 steps
+
+
+def test_medium_replay_is_what_the_training_saw(monkeypatch, tiny):
     data = make('medium-replay', None, seed=1)
     assert len(data.transitions) % 256 == 0  # to the evaluation that found it medium
     rows = unpack(data.transitions, 11, 3)

@@ -36,6 +36,16 @@ class Episode(NamedTuple):
     rewards: list[float]  # T
 
 
+def saved(episode: Episode, terminated: bool) -> dict[str, Any]:
+    """A finished episode as a checkpoint has it."""
+    return {name: np.array(values) for name, values in episode._asdict().items()} | {'terminated': terminated}
+
+
+def restored(tree: dict[str, Any]) -> tuple[Episode, bool]:
+    """What `saved` was given."""
+    return Episode(*(list(tree[name]) for name in Episode._fields)), bool(tree['terminated'])
+
+
 OnEpisode = Callable[[Episode, bool], None]  # a finished episode, and whether it terminated
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from spot_jax import checkpoint
 from spot_jax.behavior import sac as sac_lib
-from spot_jax.behavior.collect import Act, Collector, Episode, OnEpisode, make_environment
+from spot_jax.behavior.collect import Act, Collector, Episode, make_environment, restored, saved
 from spot_jax.behavior.policy import Policy
 from spot_jax.behavior.replay import Ring, add, chunk_fn, empty_ring
 from spot_jax.behavior.sac import SAC, SACState
@@ -58,7 +58,8 @@ def policy_of(state: SACState, low: np.ndarray, high: np.ndarray) -> Policy:
 class Training:
     """One run: everything that a checkpoint holds, and the folder it is written to."""
 
-    def __init__(self, settings: Settings, seed: int, workdir: Path, on_episode: OnEpisode | None = None):
+    def __init__(self, settings: Settings, seed: int, workdir: Path, keep_episodes: bool = False):
+        """Starts a run, or goes on with that of the folder; `keep_episodes` keeps all finished episodes in `seen`."""
         self.settings, self.seed, self.workdir, self.stop_signal = settings, seed, workdir, 0
         make_env = partial(make_environment, settings.environment)
         env = make_env()
@@ -89,6 +90,8 @@ class Training:
             rows = self.ring.rows.at[: len(self.saved['rows'])].set(self.saved['rows'])
             self.ring = Ring(rows, jnp.int32(self.saved['count']))
         in_flight = [self.saved['in_flight'][str(k)] for k in range(settings.num_envs)] if self.saved else []
+        self.seen = [restored(tree) for _, tree in sorted(self.saved.get('seen', {}).items())]
+        on_episode = (lambda *ended: self.seen.append(ended)) if keep_episodes else None
         self.collector = Collector(
             make_env, settings.num_envs, seed, settings.n_step, settings.discount, in_flight, on_episode
         )
@@ -132,6 +135,7 @@ class Training:
             'rows': self.ring.rows[:count],
             'count': count,
             'in_flight': {str(k): episode for k, episode in enumerate(self.collector.in_flight())},
+            'seen': {f'{i:08d}': saved(*ended) for i, ended in enumerate(self.seen)},
             'metrics_position': self.writer.position,
         }
         checkpoint.save(self.workdir / 'checkpoints', self.step, jax.device_get(tree), keep=2)
@@ -231,12 +235,11 @@ def medium_replay(settings: Settings, seed: int, workdir: Path) -> list[tuple[Ep
 
     Last come the unfinished ones, so that it is everything that the replay ring was given.
     """
-    seen: list[tuple[Episode, bool]] = []
-    training = Training(settings, seed, workdir, lambda episode, terminated: seen.append((episode, terminated)))
+    training = Training(settings, seed, workdir, keep_episodes=True)
     training.go(settings.steps, only_medium=True)
     if not training.medium_at:
         raise InputError(f'{settings.environment}: not medium after {settings.steps} steps: choose another seed')
-    return seen + [(episode, False) for episode in training.collector.episodes]
+    return training.seen + [(episode, False) for episode in training.collector.episodes]
 
 
 def run(settings: Settings, seed: int, workdir: Path) -> int:

@@ -14,7 +14,7 @@ from spot_jax.behavior import Policy, load
 from spot_jax.behavior.driver import ACTION_NOISE, FLIPPED_STEPS, ant_maze, walk
 from spot_jax.behavior.planner import Cell, free_cells, plan
 from spot_jax.datasets.parallel import Episode, episodes
-from spot_jax.datasets.store import Recipe, Request, metadata, new_dataset
+from spot_jax.datasets.store import Recipe, Request, metadata, new_dataset, resumable
 from spot_jax.environments import ANT_MAZES, GOAL_RADIUS
 
 TRANSITIONS = 1_000_000
@@ -79,13 +79,13 @@ def generate(kind: Kind, request: Request) -> None:
     from minari.dataset.minari_storage import MinariStorage
 
     transitions = request.transitions or TRANSITIONS
-    with new_dataset(request.dataset_id, request.overwrite) as folder:
+    with new_dataset(request.dataset_id, request.overwrite) as folder, resumable(request) as parts:
         env = gym.make(f'spot_jax/AntMaze-{kind.maze}-v0')
         spaces = {'observation_space': env.observation_space, 'action_space': env.action_space}
         storage = MinariStorage.new(folder / 'data', env_spec=env.spec, **spaces)
         storage.update_metadata(_metadata(kind, request, transitions, env))
         plays = functools.partial(play, kind, request.seed)
-        storage.update_episodes(episodes(plays, transitions, request.workers))
+        storage.update_episodes(episodes(plays, transitions, request.workers, parts))
 
 
 def _metadata(kind: Kind, request: Request, transitions: int, env: gym.Env) -> dict[str, Any]:

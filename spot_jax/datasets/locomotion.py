@@ -5,7 +5,6 @@ halves of both sets, and *medium-replay* is everything that the medium policy sa
 """
 
 import functools
-import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from spot_jax import behavior
 from spot_jax.behavior.policy import bounded
 from spot_jax.behavior.settings import SETTINGS
 from spot_jax.datasets import parallel
-from spot_jax.datasets.store import Recipe, Request, metadata, new_dataset
+from spot_jax.datasets.store import Recipe, Request, metadata, new_dataset, resumable
 from spot_jax.tasks import REFERENCE_RETURNS, family
 
 ROBOTS = ('hopper', 'halfcheetah', 'walker2d')
@@ -80,23 +79,23 @@ def play(robot: str, source: str, seed: int, number: int) -> dict[str, Any]:
     return _stored(observations, actions, rewards, terminated)
 
 
-def _sampled(robot: str, kind: str, request: Request) -> Iterator[Any]:
+def _sampled(robot: str, kind: str, request: Request, parts: Path) -> Iterator[Any]:
     """Episodes of a kind's sources, one after another, an equal share of the transitions each."""
     sources, total = KINDS[kind], request.transitions or TRANSITIONS
     for i, source in enumerate(sources):
         number = total * (i + 1) // len(sources) - total * i // len(sources)
         if number:
-            yield from parallel.episodes(partial(play, robot, source, request.seed), number, request.workers)
+            plays = partial(play, robot, source, request.seed)
+            yield from parallel.episodes(plays, number, request.workers, parts / source)
 
 
-def _replayed(robot: str, request: Request) -> Iterator[Any]:
+def _replayed(robot: str, request: Request, parts: Path) -> Iterator[Any]:
     """All episodes of a training that stops once it is medium, in the order in which they ended."""
     from minari.data_collector import EpisodeBuffer
 
     from spot_jax.behavior import training
 
-    with tempfile.TemporaryDirectory() as workdir:
-        seen = training.medium_replay(SETTINGS[robot], request.seed, Path(workdir))
+    seen = training.medium_replay(SETTINGS[robot], request.seed, parts / 'training')
     left = sum(len(episode.actions) for episode, _ in seen)
     left = min(left, request.transitions or left)
     env = _environment(robot)
@@ -122,10 +121,10 @@ def generate(robot: str, kind: str, request: Request) -> None:
         'observation_space': gym.spaces.Box(-np.inf, np.inf, env.observation_space.shape, np.float32),
         'action_space': env.action_space,
     }
-    with new_dataset(request.dataset_id, request.overwrite) as folder:
+    with new_dataset(request.dataset_id, request.overwrite) as folder, resumable(request) as parts:
         storage = MinariStorage.new(folder / 'data', env_spec=env.spec, **spaces)
-        episodes = _replayed(robot, request) if kind == 'medium-replay' else _sampled(robot, kind, request)
-        storage.update_episodes(episodes)
+        replayed = kind == 'medium-replay'
+        storage.update_episodes(_replayed(robot, request, parts) if replayed else _sampled(robot, kind, request, parts))
         storage.update_metadata(_metadata(robot, kind, request, storage.total_steps, env))
 
 

@@ -1,17 +1,23 @@
-"""Episodes from several processes: the same ones in the same order, whatever the number of processes."""
+"""Episodes from several processes: the same ones in the same order, whatever the number of processes.
 
+They are put aside in parts as they come, so that an interrupted generation goes on from the last whole part.
+"""
+
+import contextlib
 import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 Episode = dict[str, Any]  # the fields of Minari's EpisodeBuffer, arrays or dicts of arrays
+PART = 50_000  # transitions that are put aside together
 
 
 def cut(episode: Episode, length: int) -> Episode:
@@ -32,33 +38,65 @@ def _one_blas_thread() -> None:
         os.environ[name] = '1'
 
 
-def episodes(play: Callable[[int], Episode], transitions: int, workers: int) -> Iterator[Any]:
-    """Episodes `play(0)`, `play(1)`, ..., as Minari's buffers, that add up to exactly `transitions` steps.
+def _stream(play: Callable[[int], Episode], workers: int, parts: Path) -> Iterator[Episode]:
+    """All episodes, first those that are there, then played ones, without an end."""
+    from spot_jax import checkpoint
 
-    `play` is pickled and must depend on the episode's number only. Each of the `workers` is a process of its own, also
-    if it is the only one, so that all have the same settings.
-    """
-    from minari.data_collector import EpisodeBuffer
+    number = 0
+    for path in sorted(parts.glob('*.msgpack')):
+        part = checkpoint.read(path)
+        if part is None:  # damaged: it and what follows is made again
+            break
+        number += len(part)
+        yield from (part[str(i)] for i in range(len(part)))
+    yield from _played(play, number, workers, parts)
 
+
+def _played(play: Callable[[int], Episode], number: int, workers: int, parts: Path) -> Iterator[Episode]:
+    """Episodes from `number` on, without an end."""
+    from spot_jax import checkpoint
+
+    part: list[Episode]
     environment = dict(os.environ)
     _one_blas_thread()
+    first, part = number, []
     try:
-        with (
-            ProcessPoolExecutor(workers, get_context('spawn')) as pool,
-            tqdm(total=transitions, unit=' transitions', disable=not sys.stderr.isatty()) as bar,
-        ):
-            futures = deque(pool.submit(play, k) for k in range(2 * workers))
-            number, count = len(futures), 0
+        with ProcessPoolExecutor(workers, get_context('spawn')) as pool:
+            futures = deque(pool.submit(play, number + k) for k in range(2 * workers))
             try:
-                while count < transitions:
-                    episode = cut(futures.popleft().result(), transitions - count)
-                    futures.append(pool.submit(play, number))
+                while True:
+                    part.append(futures.popleft().result())
                     number += 1
-                    count += len(episode['actions'])
-                    bar.update(len(episode['actions']))
-                    yield EpisodeBuffer(**episode)
+                    futures.append(pool.submit(play, number + 2 * workers - 1))
+                    yield part[-1]
+                    if sum(len(episode['actions']) for episode in part) >= PART:
+                        checkpoint.write(parts / f'{first:010d}.msgpack', {str(i): e for i, e in enumerate(part)})
+                        first, part = number, []
             finally:
                 pool.shutdown(cancel_futures=True)
     finally:
         os.environ.clear()
         os.environ.update(environment)
+
+
+def episodes(play: Callable[[int], Episode], transitions: int, workers: int, parts: Path) -> Iterator[Any]:
+    """Episodes `play(0)`, `play(1)`, ..., as Minari's buffers, that add up to exactly `transitions` steps.
+
+    `play` is pickled and must depend on the episode's number only. Each of the `workers` is a process of its own, also
+    if it is the only one, so that all have the same settings. Episodes in the folder `parts` are not played again.
+    """
+    from minari.data_collector import EpisodeBuffer
+
+    parts.mkdir(exist_ok=True)
+    count = 0
+    with (
+        tqdm(total=transitions, unit=' transitions', disable=not sys.stderr.isatty()) as bar,
+        contextlib.closing(_stream(play, workers, parts)) as stream,
+    ):
+        for whole in stream:
+            episode = cut(whole, transitions - count)
+            count += len(episode['actions'])
+            bar.update(len(episode['actions']))
+            yield EpisodeBuffer(**episode)
+            if count == transitions:
+                return

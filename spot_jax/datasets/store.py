@@ -1,6 +1,7 @@
 """What recipes make datasets with: Minari's local folder, written whole or not at all, and how they are labelled."""
 
 import contextlib
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -81,3 +82,32 @@ def new_dataset(dataset_id: str, overwrite: bool) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _code() -> str:
+    """A digest of all that shapes a dataset: this package's recipes, environments and policies."""
+    package = Path(__file__).parents[1]
+    files = [*package.glob('*.py'), *package.glob('datasets/*.py'), *package.glob('behavior/**/*.*[yz]')]
+    return hashlib.sha256(b''.join(path.read_bytes() for path in sorted(files))).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def resumable(request: Request) -> Iterator[Path]:
+    """Yields a folder that outlives an interruption: the same request, by the same code, is given it again.
+
+    It is removed once the block ends, with an error or without; also what another seed or older code has left.
+    """
+    from minari.storage import get_dataset_path
+
+    prefix = f'.{request.dataset_id.replace("/", "-")}-parts'
+    folder = Path(get_dataset_path(f'{prefix}-{request.seed}-{_code()}'))
+    for old in folder.parent.glob(f'{prefix}-*'):
+        if old != folder:
+            shutil.rmtree(old, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
+    try:
+        yield folder
+    except Exception:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)

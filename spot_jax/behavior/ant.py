@@ -17,6 +17,9 @@ FRAME_SKIP, TIME_STEP = 5, 0.05  # simulation steps per environment step, and it
 UPRIGHT = 0.1  # of the torso's up-vector; below it the ant counts as flipped
 WAYPOINT_RADIUS = 0.5  # metres
 MAX_SPEED = 2.0  # m/s: faster earns nothing
+# An ant that keeps its heading walks alike at a place of the maze in all episodes: a policy can learn it from the data.
+HEADING_WEIGHT = 0.8  # the share of the progress that counts for nothing at 45 degrees
+AS_IN_MAZES = 0.75  # the share of waypoints that lie straight on, to a side or behind
 
 # Legs 2 and 3 (of 1 to 4) bend with the other sign. Joints are in the order hip 1, ankle 1, ..., ankle 4.
 _SIGNS = np.array([1.0, 1.0, 1.0, -1.0, 1.0, -1.0, 1.0, 1.0])
@@ -74,14 +77,15 @@ class AntWaypoint(gym.Env):
     """Gymnasium's ant on the plane, walking to one waypoint after another; registered as `spot_jax/AntWaypoint-v0`.
 
     Observations are `goal_features` [28], actions [8] in [-1, 1] are for `torques`. The reward of a step is the
-    progress to the waypoint in m/s, clipped above, + 0.2 - 0.02 |action|^2. Only a flipped ant is terminal.
+    progress to the waypoint in m/s, clipped above, times 1 - `HEADING_WEIGHT` sin^2(2 heading from the waypoint's
+    direction), + 0.2 - 0.05 |action|^2. Only a flipped ant is terminal.
     """
 
     def __init__(self) -> None:
         path = Path(gymnasium_mujoco.__file__).parent / 'assets' / 'ant.xml'
         self._model = mujoco.MjModel.from_xml_path(str(path))
         self._data = mujoco.MjData(self._model)
-        self._waypoint, self._quarters = np.zeros(2), 0
+        self._waypoint, self._direction, self._quarters = np.zeros(2), 0.0, 0
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (28,), np.float32)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (8,), np.float32)
 
@@ -91,8 +95,12 @@ class AntWaypoint(gym.Env):
         return features
 
     def _move_waypoint(self) -> None:
-        direction, distance = self.np_random.uniform(-np.pi, np.pi), self.np_random.uniform(1, 8)
-        self._waypoint = self._data.qpos[:2] + distance * np.array([np.cos(direction), np.sin(direction)])
+        turn = self.np_random.uniform(-np.pi, np.pi)
+        if self.np_random.random() < AS_IN_MAZES:
+            turn = self.np_random.integers(4) * np.pi / 2 + 0.2 * self.np_random.normal()
+        self._direction += turn
+        offset = np.array([np.cos(self._direction), np.sin(self._direction)])
+        self._waypoint = self._data.qpos[:2] + self.np_random.uniform(1, 8) * offset
 
     def _distance(self) -> float:
         return float(np.hypot(*(self._waypoint - self._data.qpos[:2])))
@@ -108,8 +116,8 @@ class AntWaypoint(gym.Env):
             self._data.qpos[8::2] = _SIGNS[1::2]
             self._data.qpos[7:] += self.np_random.uniform(-0.1, 0.1, 8)
             self._data.qvel[:] = 0.1 * self.np_random.normal(size=14)
-        half = self.np_random.uniform(-np.pi, np.pi) / 2
-        self._data.qpos[3:7] = np.cos(half), 0, 0, np.sin(half)
+        self._direction = self.np_random.uniform(-np.pi, np.pi)
+        self._data.qpos[3:7] = np.cos(self._direction / 2), 0, 0, np.sin(self._direction / 2)
         mujoco.mj_forward(self._model, self._data)
         self._move_waypoint()
         return self._observe(), {}
@@ -122,7 +130,9 @@ class AntWaypoint(gym.Env):
         mujoco.mj_step(self._model, self._data, FRAME_SKIP)
         distance = self._distance()
         progress = (before - distance) / TIME_STEP
-        reward = min(progress, MAX_SPEED) + 0.2 - 0.02 * float(np.sum(action**2))
+        cosine, sine = self._observe()[4:6].tolist()
+        progress = min(progress, MAX_SPEED) * (1 - HEADING_WEIGHT * (2 * sine * cosine) ** 2)
+        reward = progress + 0.2 - 0.05 * float(np.sum(action**2))
         if distance < WAYPOINT_RADIUS:
             self._move_waypoint()
         flipped = up(self._data.qpos[2:]) < UPRIGHT

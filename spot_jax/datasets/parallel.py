@@ -5,11 +5,13 @@ They are put aside in parts as they come, so that an interrupted generation goes
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,19 @@ def _one_blas_thread() -> None:
         os.environ[name] = '1'
 
 
+def _serve_one_parent() -> None:
+    """In a worker: the main process alone is stopped by Ctrl-C, and takes its workers with it, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
 def _stream(play: Callable[[int], Episode], workers: int, parts: Path) -> Iterator[Episode]:
     """All episodes, first those that are there, then played ones, without an end."""
     from spot_jax import checkpoint
@@ -61,7 +76,7 @@ def _played(play: Callable[[int], Episode], number: int, workers: int, parts: Pa
     _one_blas_thread()
     first, part = number, []
     try:
-        with ProcessPoolExecutor(workers, get_context('spawn')) as pool:
+        with ProcessPoolExecutor(workers, get_context('spawn'), _serve_one_parent) as pool:
             futures = deque(pool.submit(play, number + k) for k in range(2 * workers))
             try:
                 while True:

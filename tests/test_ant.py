@@ -135,13 +135,24 @@ def test_waypoint_environment():
     action = np.full(8, 0.5, np.float32)
     observation, reward, terminated, truncated, _ = env.step(action)
     progress = (before - inner._distance()) / 0.05
-    assert reward == pytest.approx(min(progress, 2) + 0.2 - 0.02 * 8 * 0.25)
+    w, _, _, z = inner._data.qpos[3:7]
+    offset = inner._waypoint - inner._data.qpos[:2]
+    heading = 2 * np.arctan2(z, w) - np.arctan2(offset[1], offset[0])  # any number of quarter turns is as good
+    assert np.sin(2 * heading) ** 2 > 0.1
+    expected = min(progress, 2) * (1 - 0.8 * np.sin(2 * heading) ** 2) + 0.2 - 0.05 * 8 * 0.25
+    assert reward == pytest.approx(expected, abs=1e-5)
     assert env.observation_space.contains(observation)
     assert not terminated
     assert not truncated
     inner._waypoint = inner._data.qpos[:2] + np.array([0.1, 0])
     env.step(action)
     assert inner._distance() > 0.9  # a new one
+    turns = []
+    for _ in range(400):
+        before = inner._direction
+        inner._move_waypoint()
+        turns.append((inner._direction - before + np.pi / 4) % (np.pi / 2) - np.pi / 4)
+    assert 0.70 < np.mean(np.abs(turns) < 0.4) < 0.98  # 3/4 of them within two deviations, and 1/2 of the others
     inner._data.qpos[3:7] = 0, 1, 0, 0
     assert env.step(action)[2]
     assert {env.reset(seed=s)[0][0] < 0.6 for s in range(10)} == {True, False}

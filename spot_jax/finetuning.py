@@ -39,7 +39,21 @@ class Collector:
         self._seeds = [member.seed for member in population.members]
         self._pool = EnvPool(make_env, len(self._seeds), num_workers)
         self._task, self._scaling = task, scaling
-        self.observations = self._reset(np.arange(len(self._seeds)), step)  # [M, O], raw
+        self.observations: np.ndarray  # [M, O], raw
+        self._begin_all(step)
+
+    def _begin_all(self, step: int) -> None:
+        everyone = np.arange(len(self._seeds))
+        try:
+            self.observations = self._reset(everyone, step)
+        except WorkerRestartedError:
+            self.observations = self._reset(everyone, step)
+
+    def _begin(self, indices: np.ndarray, step: int) -> None:
+        try:
+            self.observations[indices] = self._reset(indices, step)
+        except WorkerRestartedError:
+            self._begin_all(step)
 
     def _reset(self, indices: np.ndarray, step: int) -> np.ndarray:
         seeds = [np.random.SeedSequence([self._seeds[i], step]).generate_state(1)[0] for i in indices]
@@ -54,7 +68,7 @@ class Collector:
         try:
             steps = self._step(actions)
         except WorkerRestartedError:
-            self.observations = self._reset(np.arange(len(self._seeds)), step)
+            self._begin_all(step)
             steps = self._step(actions)
         before, after = (self._scaling.normalized(x) for x in (self.observations, steps.observations))
         masks = 1.0 - self._task.terminal(steps.rewards, steps.terminated)
@@ -62,7 +76,7 @@ class Collector:
         self.observations = steps.observations
         ended = np.flatnonzero(steps.terminated | steps.truncated | (masks == 0))
         if ended.size:
-            self.observations[ended] = self._reset(ended, step)
+            self._begin(ended, step)
         return np.concatenate([before, actions, rewards[:, None], masks[:, None], after], axis=1).astype(np.float32)
 
     def _step(self, actions: np.ndarray) -> Steps:
@@ -129,6 +143,7 @@ def fine_tune(run: Any, state: PhaseState, make_env: MakeEnv) -> PhaseState:
     with tqdm(total=steps, initial=step, desc='online', unit=' steps', disable=not sys.stdout.isatty()) as bar:
         while True:
             start = time.monotonic()
+            actor = snapshot(state.learner.actor.params)
             if owed and due(log, save, evaluate):
                 state, owed = updated(state), False
             if total is not None and due(log, save):
@@ -152,7 +167,6 @@ def fine_tune(run: Any, state: PhaseState, make_env: MakeEnv) -> PhaseState:
                 return state
             if asked:
                 evaluations.launch('online', state, step, run.stopping)
-            actor = snapshot(state.learner.actor.params)
             if owed:
                 state = updated(state)
             rows = []

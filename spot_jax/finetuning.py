@@ -6,6 +6,7 @@ before it. A block of experience is therefore gathered by parameters that lack t
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,6 +22,9 @@ from spot_jax.policy import Scaling, snapshot
 from spot_jax.population import PhaseState
 from spot_jax.tasks import Task
 from spot_jax.train_state import init_adam
+
+# (observations [M, O] as the networks see them, environment steps so far) -> actions [M, A] in [-1, 1]
+Explore = Callable[[np.ndarray, int], np.ndarray]
 
 
 class Collector:
@@ -82,6 +86,13 @@ class Collector:
     def _step(self, actions: np.ndarray) -> Steps:
         self._pool.send(np.arange(len(actions)), self._scaling.bounded(actions))
         return self._pool.receive()
+
+    def block(self, explore: Explore, num_steps: int, step: int) -> np.ndarray:
+        """Takes the next `num_steps` after `step` in every environment; returns the transitions [num_steps, M, D]."""
+        rows = []
+        for t in range(step, step + num_steps):
+            rows.append(self.step(explore(self._scaling.normalized(self.observations), t), t + 1))
+        return np.array(rows)
 
     def close(self) -> None:
         """Closes the environments."""
@@ -169,12 +180,8 @@ def fine_tune(run: Any, state: PhaseState, make_env: MakeEnv) -> PhaseState:
                 evaluations.launch('online', state, step, run.stopping)
             if owed:
                 state = updated(state)
-            rows = []
-            for i in range(freq):
-                seen = run.scaling.normalized(collector.observations).reshape(*shape, -1)
-                actions = act(actor, seen, run.seeds, jnp.int32(step + i))
-                rows.append(collector.step(np.asarray(actions).reshape(len(population.members), -1), step + i + 1))
-            ring = add(ring, jnp.asarray(np.array(rows).reshape(freq, *shape, row_size)))
+            rows = collector.block(online.with_policies(act, actor, run.seeds), freq, step)
+            ring = add(ring, jnp.asarray(rows.reshape(freq, *shape, row_size)))
             owed = True
             step += freq
             bar.update(freq)

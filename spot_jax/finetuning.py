@@ -20,6 +20,7 @@ from spot_jax.config import Population
 from spot_jax.env_pool import EnvPool, MakeEnv, Steps, WorkerRestartedError
 from spot_jax.policy import Scaling, snapshot
 from spot_jax.population import PhaseState
+from spot_jax.ring_files import RingFiles
 from spot_jax.tasks import Task
 from spot_jax.train_state import init_adam
 
@@ -122,10 +123,8 @@ def fine_tune(run: Any, state: PhaseState, make_env: MakeEnv) -> PhaseState:
     config, population, freq = run.config, run.population, run.spec.td3.policy_freq
     options, steps, shape = options_of(config), config.online.steps, run.population.shape
     evaluations, row_size = run.evaluations, run.rows.shape[1]
-    ring = online.empty_ring(shape, config.online.capacity or steps, row_size)
-    if run.saved.get('phase') == 'online':
-        written = jnp.asarray(run.saved['ring'])
-        ring = online.Ring(ring.rows.at[:, :, : written.shape[2]].set(written), jnp.int32(run.saved['ring_count']))
+    files = RingFiles(run.workdir / 'ring', run.saved.get('ring_segments'))
+    ring = files.load(shape, config.online.capacity or steps, row_size)
     hypers = run.hypers
     if config.online.discount is not None:
         hypers = hypers._replace(discount=jnp.full(shape, config.online.discount, jnp.float32))
@@ -170,8 +169,7 @@ def fine_tune(run: Any, state: PhaseState, make_env: MakeEnv) -> PhaseState:
             if stop or done or (step > 0 and due(save)):
                 evaluations.finish(step, run.stopping)
                 if saved_at != (step, evaluations.at):
-                    kept = min(step, ring.rows.shape[2])
-                    run.save('online', state, ring=ring.rows[:, :, :kept], ring_count=step)
+                    run.save('online', state, ring_segments=files.save(ring))
                     saved_at = (step, evaluations.at)
             if stop or done:
                 collector.close()

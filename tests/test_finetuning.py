@@ -14,6 +14,7 @@ from spot_jax import environments, online, population, td3, training
 from spot_jax.build import build_spec
 from spot_jax.datasets import load
 from spot_jax.errors import InputError
+from spot_jax.ring_files import RingFiles
 from spot_jax.tasks import TASKS
 from spot_jax.train_state import init_adam
 from spot_jax.types import unpack
@@ -89,7 +90,9 @@ def test_one_member_equals_a_loop_written_by_hand(tmp_path, changes):
     learner, transitions, blocks = by_hand(config, read_run(offline)[1])
     got = read_run(workdir)[1]
     assert got['block'] == blocks == (18 if 'online.warmup_steps' in changes else 12)
-    np.testing.assert_allclose(got['ring'][0, 0], transitions, rtol=1e-5, atol=1e-5)
+    ring = RingFiles(workdir / 'ring', got['ring_segments']).load((1, 1), 24, transitions.shape[1])
+    assert ring.count == 24
+    np.testing.assert_allclose(ring.rows[0, 0], transitions, rtol=1e-5, atol=1e-5)
     expected = serialization.to_state_dict(learner)
     for a, b in zip(jax.tree.leaves(got['learner']), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a[0, 0], b, rtol=1e-4, atol=1e-4)
@@ -107,8 +110,16 @@ def test_both_phases_in_one_run_and_apart(finished, tmp_path, monkeypatch):
 
     monkeypatch.setattr(training.results, 'training_rows', stop)
     assert training.run(tiny(**CHANGES), together) == 143
+    saved = read_run(together)[1]['ring_segments']
+    assert saved.tolist() == [[0, 10], [10, 20]]
+    earlier = RingFiles(together / 'ring', saved).load((2, 1), 40, 10)
     monkeypatch.setattr(training.results, 'training_rows', original)
     assert training.run(tiny(**CHANGES), together) == 0
+    saved = read_run(together)[1]['ring_segments']
+    assert saved.tolist() == [[0, 10], [10, 20], [20, 30], [30, 40]]
+    ring = RingFiles(together / 'ring', saved).load((2, 1), 40, 10)
+    np.testing.assert_array_equal(ring.rows[:, :, :20], earlier.rows[:, :, :20])
+    assert (np.abs(ring.rows[..., :2]).max(axis=-1) > 0).all()
     results = json.loads((together / 'results.json').read_text())
     before = json.loads((finished / 'results.json').read_text())
     for member, earlier in zip(results['members'], before['members'], strict=True):
@@ -119,6 +130,7 @@ def test_both_phases_in_one_run_and_apart(finished, tmp_path, monkeypatch):
     rows = [line.split(',')[:2] for line in (together / 'metrics.csv').read_text().splitlines()]
     steps = sorted({int(step) for phase, step in rows if phase == 'online'})
     assert steps == [40, 50, 60, 70, 80]
+    assert sum(phase == 'offline' for phase, _ in rows) == 2 * (4 + 2)  # that phase was not done again
 
     assert training.run(tiny(**CHANGES, **{'online.restore': str(finished), 'seeds': (7,)}), apart) == 0
     results = json.loads((apart / 'results.json').read_text())

@@ -8,8 +8,10 @@ import pytest
 
 from spot_jax import finetuning, online, policy, population, td3
 from spot_jax.config import Member, Population
+from spot_jax.errors import InputError
 from spot_jax.networks import CVAE, Actor, DoubleCritic
 from spot_jax.regularizers import REGULARIZERS
+from spot_jax.ring_files import RingFiles
 from spot_jax.tasks import TASKS
 from spot_jax.types import unpack
 
@@ -26,6 +28,23 @@ def test_ring_wraps_around_and_keeps_rows_whole():
     assert ring.count == 8
     np.testing.assert_array_equal(ring.rows[0, 0], np.repeat([[5.0], [6], [7], [3], [4]], 3, axis=1))
     np.testing.assert_array_equal(ring.rows[0, 1], ring.rows[0, 0] + 10)
+
+
+def test_files_hold_what_is_new_and_give_the_ring_back(tmp_path):
+    ring, files = online.empty_ring((1, 2), 5, 3), RingFiles(tmp_path / 'ring')
+    rng, counts = np.random.default_rng(0), []
+    for num_rows in (2, 0, 2, 4, 6):  # the third save wraps around, the last one overwrites all
+        for _ in range(num_rows // 2):
+            ring = online.add(ring, jnp.asarray(rng.normal(size=(2, 1, 2, 3)), jnp.float32))
+        counts.append(files.save(ring).tolist())
+        again = RingFiles(tmp_path / 'ring', np.array(counts[-1])).load((1, 2), 5, 3)
+        np.testing.assert_array_equal(again.rows, ring.rows)
+        assert again.count == ring.count
+    assert counts[1] == [[0, 2]]
+    assert counts[-1] == [[0, 2], [2, 4], [4, 8], [9, 14]]
+    (tmp_path / 'ring' / '0000000002_0000000004.npy').write_bytes(b'torn')
+    with pytest.raises(InputError, match=r'cannot read .*0000000002_0000000004.npy, which the checkpoint needs'):
+        RingFiles(tmp_path / 'ring', np.array(counts[-1])).load((1, 2), 5, 3)
 
 
 def drawn(size, options=OPTIONS, n=20_000):

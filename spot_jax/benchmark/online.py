@@ -22,7 +22,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from spot_jax import environments, online, population
-from spot_jax.benchmark.__main__ import random_rows, read_config
+from spot_jax.benchmark.__main__ import TRANSITIONS, random_rows, read_config
 from spot_jax.build import build_spec
 from spot_jax.config import members
 from spot_jax.errors import exit_status
@@ -37,7 +37,16 @@ BLOCKS = 64  # of one round with one member; with M members, BLOCKS / M of them,
 class Loops:
     """Fine-tuning of a population on random data: its loop and its parts, each as a function of a number of blocks."""
 
-    def __init__(self, config: ConfigDict, environment: str, num_members: int, workers: int):
+    def __init__(
+        self,
+        config: ConfigDict,
+        environment: str,
+        num_members: int,
+        workers: int,
+        capacity: int = CAPACITY,
+        transitions: int = TRANSITIONS,
+    ):
+        """`workers` step the overlapped loop's environments; `transitions` are the dataset's."""
         with config.unlocked():
             config.seeds = tuple(range(num_members))
         task, people = TASKS[config.task], members(config)
@@ -52,10 +61,12 @@ class Loops:
         scaling = Scaling(np.zeros(observation_dim, np.float32), np.ones(observation_dim, np.float32), low, high)
         self.freq, self.shape, self.step = spec.td3.policy_freq, people.shape, 0
         self.seeds = jnp.arange(num_members, dtype=jnp.uint32)
-        self.hypers, self.rows = people.hyperparameters(), jnp.asarray(random_rows(spec))
+        self.hypers = people.hyperparameters()
+        row_size = 2 * observation_dim + len(low) + 2
+        self.rows = jnp.asarray(np.resize(random_rows(spec), (transitions, row_size)))
         self.state = population.init_policies(self.seeds, 1, spec)
         self.density = population.init_cvaes(self.seeds, spec).learner.params
-        self.ring = online.empty_ring(self.shape, CAPACITY, self.rows.shape[1])
+        self.ring = online.empty_ring(self.shape, capacity, row_size)
         self.add = jax.jit(online.add, donate_argnums=0)
         self.update, self.act = online.online_phase(spec, options_of(config)), online.explorer(spec, options_of(config))
         self.overlapped, self.alone = (Collector(make_env, people, task, scaling, 0, w) for w in (workers, 0))

@@ -1,5 +1,6 @@
 """Online fine-tuning as a run: against a loop written by hand, stopped and resumed, from another run, refused."""
 
+import csv
 import json
 import signal
 
@@ -10,7 +11,7 @@ import pytest
 from flax import serialization
 from tiny import ID, tiny
 
-from spot_jax import environments, online, population, td3, training
+from spot_jax import environments, online, population, restore, td3, training
 from spot_jax.build import build_spec
 from spot_jax.datasets import load
 from spot_jax.errors import InputError
@@ -19,6 +20,14 @@ from spot_jax.tasks import TASKS
 from spot_jax.train_state import init_adam
 from spot_jax.types import unpack
 from spot_jax.workdir import read_run
+
+
+def successes(workdir, seed):
+    """Success rates of the online phase's evaluations, from metrics.csv."""
+    rows = csv.DictReader((workdir / 'metrics.csv').open())
+    mine = [row for row in rows if row['phase'] == 'online' and row['seed'] == str(seed)]
+    return [float(row['evaluation/success_rate']) for row in mine if row['evaluation/success_rate']]
+
 
 CHANGES = {'online.steps': 40, 'online.cooling_steps': 40}
 
@@ -99,7 +108,7 @@ def test_one_member_equals_a_loop_written_by_hand(tmp_path, changes):
 
 
 @pytest.mark.usefixtures('data')
-def test_both_phases_in_one_run_and_apart(finished, tmp_path, monkeypatch):
+def test_both_phases_in_one_run_and_apart(finished, tmp_path, monkeypatch, capsys):
     together, apart = tmp_path / 'together', tmp_path / 'apart'
     original = training.results.training_rows
 
@@ -126,7 +135,9 @@ def test_both_phases_in_one_run_and_apart(finished, tmp_path, monkeypatch):
         assert member['offline'] == earlier['evaluation']
         assert member['online'] == member['evaluation']
         assert member['gradient_steps'] == 80
-        assert 0 <= member['regret'] <= 1
+        assert member['regret'] == 1 - np.mean(successes(together, member['seed']))
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.split()[-2:] == [f'{member["offline"]["success_rate"]:.2f}', f'{member["regret"]:.2f}']
     rows = [line.split(',')[:2] for line in (together / 'metrics.csv').read_text().splitlines()]
     steps = sorted({int(step) for phase, step in rows if phase == 'online'})
     assert steps == [40, 50, 60, 70, 80]
@@ -140,11 +151,30 @@ def test_both_phases_in_one_run_and_apart(finished, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures('data')
+def test_a_part_goes_on_from_its_members_alone(finished, tmp_path):
+    config = tiny(part=(1, 2), **{'online.restore': str(finished), 'seeds': (0, 1)})
+    job_spec = build_spec(config, 4, 2)
+    fresh = population.init_policies(jnp.array([1], jnp.uint32), 1, job_spec)
+    saved = read_run(finished)[1]
+    state, cvaes = restore.restored_policies(config, saved['sha256'], fresh, uses_density=True)
+    second = lambda tree: jax.tree.map(lambda x: x[1:], tree)
+    np.testing.assert_equal(serialization.to_state_dict(jax.device_get(state.learner)), second(saved['learner']))
+    np.testing.assert_equal(jax.device_get(cvaes), second(saved['density_params']))
+    assert training.run(tiny(**CHANGES, part=(1, 2), **{'online.restore': str(finished)}), tmp_path / 'part') == 0
+    (member,) = json.loads((tmp_path / 'part' / 'results.json').read_text())['members']
+    assert (member['seed'], member['gradient_steps']) == (1, 80)
+    whole = tiny(**CHANGES, **{'online.restore': str(tmp_path / 'part')})
+    with pytest.raises(InputError, match=r'has no members \[0\]: it is a part'):
+        training.run(whole, tmp_path / 'bad')
+
+
+@pytest.mark.usefixtures('data')
 def test_what_does_not_fit_is_refused(finished, tmp_path):
     for changes, message in (
         ({'actor.hidden_dims': (8,)}, 'hidden_dims'),
         ({'online.restore': str(tmp_path)}, 'is no run'),
         ({'online.offline_share': 1.5}, 'offline_share'),
+        ({'online.capacity': 1}, 'online.capacity=1: must be at least 2'),
     ):
         with pytest.raises(InputError, match=message):
             training.run(tiny(**{**CHANGES, 'online.restore': str(finished), **changes}), tmp_path / 'bad')

@@ -53,10 +53,8 @@ class Loops:
         make_env = partial(environments.make, gym.spec(environment), task)
         env = make_env()
         low, high = env.action_space.low, env.action_space.high
-        observation_dim, spec = (
-            len(env.observation_space.low),
-            build_spec(config, len(env.observation_space.low), len(low)),
-        )
+        observation_dim = len(env.observation_space.low)
+        spec = build_spec(config, observation_dim, len(low))
         env.close()
         scaling = Scaling(np.zeros(observation_dim, np.float32), np.ones(observation_dim, np.float32), low, high)
         self.freq, self.shape, self.step = spec.td3.policy_freq, people.shape, 0

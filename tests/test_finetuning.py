@@ -121,12 +121,12 @@ def test_both_phases_in_one_run_and_apart(finished, tmp_path, monkeypatch, capsy
     assert training.run(tiny(**CHANGES), together) == 143
     saved = read_run(together)[1]['ring_segments']
     assert saved.tolist() == [[0, 10], [10, 20]]
-    earlier = RingFiles(together / 'ring', saved).load((2, 1), 40, 10)
+    earlier = RingFiles(together / 'ring', saved).load((2, 1), 40, 12)
     monkeypatch.setattr(training.results, 'training_rows', original)
     assert training.run(tiny(**CHANGES), together) == 0
     saved = read_run(together)[1]['ring_segments']
     assert saved.tolist() == [[0, 10], [10, 20], [20, 30], [30, 40]]
-    ring = RingFiles(together / 'ring', saved).load((2, 1), 40, 10)
+    ring = RingFiles(together / 'ring', saved).load((2, 1), 40, 12)
     np.testing.assert_array_equal(ring.rows[:, :, :20], earlier.rows[:, :, :20])
     assert (np.abs(ring.rows[..., :2]).max(axis=-1) > 0).all()
     results = json.loads((together / 'results.json').read_text())

@@ -142,7 +142,7 @@ def with_policies(act: Act, params: Params, seeds: Array) -> Callable[[np.ndarra
     shape = jax.tree.leaves(params)[0].shape[:2]
 
     def explore(observations: np.ndarray, step: int) -> np.ndarray:
-        actions = act(params, observations.reshape(*shape, -1), seeds, jnp.int32(step))
+        actions = act(params, jnp.asarray(observations.reshape(*shape, -1)), seeds, jnp.int32(step))
         return np.asarray(actions).reshape(len(observations), -1)
 
     return explore

@@ -228,6 +228,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
             require(lookup(config, path) >= bound, f'config.{path}={lookup(config, path)}: must be at least {bound}')
     share = config.online.offline_share
     require(share is None or 0 <= share <= 1, f'config.online.offline_share={share}: must be in [0, 1]')
+    capacity, freq = config.online.capacity, config.policy_freq
+    require(capacity is None or capacity >= freq, f'config.online.capacity={capacity}: must be at least {freq}')
     require(0 <= config.actor.dropout < 1, f'config.actor.dropout={config.actor.dropout}: must be in [0, 1)')
     require(len(config.part) == 2, f'config.part={config.part}: give K,N')
     require(len(config.seeds) > 0, 'config.seeds is empty: give at least one, e.g. --config.seeds=0,1,2')

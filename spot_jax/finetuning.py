@@ -6,6 +6,7 @@ before it. A block of experience is therefore gathered by parameters that lack t
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,8 +20,12 @@ from spot_jax.config import Population
 from spot_jax.env_pool import EnvPool, MakeEnv, Steps, WorkerRestartedError
 from spot_jax.policy import Scaling, snapshot
 from spot_jax.population import PhaseState
+from spot_jax.ring_files import RingFiles
 from spot_jax.tasks import Task
 from spot_jax.train_state import init_adam
+
+# (observations [M, O] as the networks see them, environment steps so far) -> actions [M, A] in [-1, 1]
+Explore = Callable[[np.ndarray, int], np.ndarray]
 
 
 class Collector:
@@ -39,7 +44,21 @@ class Collector:
         self._seeds = [member.seed for member in population.members]
         self._pool = EnvPool(make_env, len(self._seeds), num_workers)
         self._task, self._scaling = task, scaling
-        self.observations = self._reset(np.arange(len(self._seeds)), step)  # [M, O], raw
+        self.observations: np.ndarray  # [M, O], raw
+        self._begin_all(step)
+
+    def _begin_all(self, step: int) -> None:
+        everyone = np.arange(len(self._seeds))
+        try:
+            self.observations = self._reset(everyone, step)
+        except WorkerRestartedError:
+            self.observations = self._reset(everyone, step)
+
+    def _begin(self, indices: np.ndarray, step: int) -> None:
+        try:
+            self.observations[indices] = self._reset(indices, step)
+        except WorkerRestartedError:
+            self._begin_all(step)
 
     def _reset(self, indices: np.ndarray, step: int) -> np.ndarray:
         seeds = [np.random.SeedSequence([self._seeds[i], step]).generate_state(1)[0] for i in indices]
@@ -54,7 +73,7 @@ class Collector:
         try:
             steps = self._step(actions)
         except WorkerRestartedError:
-            self.observations = self._reset(np.arange(len(self._seeds)), step)
+            self._begin_all(step)
             steps = self._step(actions)
         before, after = (self._scaling.normalized(x) for x in (self.observations, steps.observations))
         masks = 1.0 - self._task.terminal(steps.rewards, steps.terminated)
@@ -62,12 +81,19 @@ class Collector:
         self.observations = steps.observations
         ended = np.flatnonzero(steps.terminated | steps.truncated | (masks == 0))
         if ended.size:
-            self.observations[ended] = self._reset(ended, step)
+            self._begin(ended, step)
         return np.concatenate([before, actions, rewards[:, None], masks[:, None], after], axis=1).astype(np.float32)
 
     def _step(self, actions: np.ndarray) -> Steps:
         self._pool.send(np.arange(len(actions)), self._scaling.bounded(actions))
         return self._pool.receive()
+
+    def block(self, explore: Explore, num_steps: int, step: int) -> np.ndarray:
+        """Takes the next `num_steps` after `step` in every environment; returns the transitions [num_steps, M, D]."""
+        rows = []
+        for t in range(step, step + num_steps):
+            rows.append(self.step(explore(self._scaling.normalized(self.observations), t), t + 1))
+        return np.array(rows)
 
     def close(self) -> None:
         """Closes the environments."""
@@ -97,10 +123,8 @@ def fine_tune(run: Any, state: PhaseState, make_env: MakeEnv) -> PhaseState:
     config, population, freq = run.config, run.population, run.spec.td3.policy_freq
     options, steps, shape = options_of(config), config.online.steps, run.population.shape
     evaluations, row_size = run.evaluations, run.rows.shape[1]
-    ring = online.empty_ring(shape, config.online.capacity or steps, row_size)
-    if run.saved.get('phase') == 'online':
-        written = jnp.asarray(run.saved['ring'])
-        ring = online.Ring(ring.rows.at[:, :, : written.shape[2]].set(written), jnp.int32(run.saved['ring_count']))
+    files = RingFiles(run.workdir / 'ring', run.saved.get('ring_segments'))
+    ring = files.load(shape, config.online.capacity or steps, row_size)
     hypers = run.hypers
     if config.online.discount is not None:
         hypers = hypers._replace(discount=jnp.full(shape, config.online.discount, jnp.float32))
@@ -129,6 +153,7 @@ def fine_tune(run: Any, state: PhaseState, make_env: MakeEnv) -> PhaseState:
     with tqdm(total=steps, initial=step, desc='online', unit=' steps', disable=not sys.stdout.isatty()) as bar:
         while True:
             start = time.monotonic()
+            actor = snapshot(state.learner.actor.params)
             if owed and due(log, save, evaluate):
                 state, owed = updated(state), False
             if total is not None and due(log, save):
@@ -144,23 +169,17 @@ def fine_tune(run: Any, state: PhaseState, make_env: MakeEnv) -> PhaseState:
             if stop or done or (step > 0 and due(save)):
                 evaluations.finish(step, run.stopping)
                 if saved_at != (step, evaluations.at):
-                    kept = min(step, ring.rows.shape[2])
-                    run.save('online', state, ring=ring.rows[:, :, :kept], ring_count=step)
+                    run.save('online', state, ring_segments=files.save(ring))
                     saved_at = (step, evaluations.at)
             if stop or done:
                 collector.close()
                 return state
             if asked:
                 evaluations.launch('online', state, step, run.stopping)
-            actor = snapshot(state.learner.actor.params)
             if owed:
                 state = updated(state)
-            rows = []
-            for i in range(freq):
-                seen = run.scaling.normalized(collector.observations).reshape(*shape, -1)
-                actions = act(actor, seen, run.seeds, jnp.int32(step + i))
-                rows.append(collector.step(np.asarray(actions).reshape(len(population.members), -1), step + i + 1))
-            ring = add(ring, jnp.asarray(np.array(rows).reshape(freq, *shape, row_size)))
+            rows = collector.block(online.with_policies(act, actor, run.seeds), freq, step)
+            ring = add(ring, jnp.asarray(rows.reshape(freq, *shape, row_size)))
             owed = True
             step += freq
             bar.update(freq)

@@ -5,10 +5,11 @@ The dataset is stored once; a member adds only its own ring. All members step to
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from spot_jax import td3
@@ -120,11 +121,12 @@ def online_phase(spec: Spec, options: Options) -> OnlinePhase:
     return jax.jit(jax.default_matmul_precision(spec.precision)(run), donate_argnums=0)
 
 
-def explorer(spec: Spec, options: Options) -> Callable[[Any, Array, Array, Array], Array]:
-    """Compiles `(actor parameters [C, P], observations [C, P, O], seeds [C], step) -> actions [C, P, A]` in [-1, 1].
+# (actor parameters [C, P], observations [C, P, O], seeds [C], step) -> actions [C, P, A] in [-1, 1]
+Act = Callable[[Params, Array, Array, Array], Array]
 
-    π(s) + N(0, exploration_noise²), clipped.
-    """
+
+def explorer(spec: Spec, options: Options) -> Act:
+    """Compiles acting with exploration: π(s) + N(0, exploration_noise²), clipped."""
 
     def act(params: Params, observations: Array, seeds: Array, step: Array) -> Array:
         actions = jax.vmap(jax.vmap(spec.td3.actor.apply))(params, observations)
@@ -133,3 +135,14 @@ def explorer(spec: Spec, options: Options) -> Callable[[Any, Array, Array, Array
         return jnp.clip(actions + options.exploration_noise * noise, -1.0, 1.0)
 
     return jax.jit(act)
+
+
+def with_policies(act: Act, params: Params, seeds: Array) -> Callable[[np.ndarray, int], np.ndarray]:
+    """`act` of given policies, on NumPy arrays: `(observations [M, O], step) -> actions [M, A]`."""
+    shape = jax.tree.leaves(params)[0].shape[:2]
+
+    def explore(observations: np.ndarray, step: int) -> np.ndarray:
+        actions = act(params, jnp.asarray(observations.reshape(*shape, -1)), seeds, jnp.int32(step))
+        return np.asarray(actions).reshape(len(observations), -1)
+
+    return explore

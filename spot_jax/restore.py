@@ -57,16 +57,25 @@ def take_over_population(config: ConfigDict) -> None:
 def restored_policies(
     config: ConfigDict, sha256: str, fresh: PhaseState, uses_density: bool
 ) -> tuple[PhaseState, Params]:
-    """The networks, optimisers and counters [C, P] of `online.restore`, and its CVAEs [C].
+    """The networks, optimisers and counters [C, P] of `online.restore`, and its CVAEs [C]: of this run's members.
 
-    `fresh` says what the networks look like. Raises InputError if they do not fit, or if a needed CVAE is missing.
+    `fresh` says what the networks look like. Raises InputError if they do not fit, or if a member or a needed CVAE is
+    missing.
     """
     fields = POLICY_FIELDS + (CVAE_FIELDS if uses_density else ())
-    _, state = _read('online.restore', config, sha256, fields)
+    theirs, state = _read('online.restore', config, sha256, fields)
+    have, ours = members(theirs), members(config)
+    numbers = [m.number for m in have.members]
+    missing = [m.number for m in ours.members if m.number not in numbers]
+    if missing:
+        raise InputError(f'config.online.restore={config.online.restore} has no members {missing}: it is a part')
     if uses_density and not state['density_params']:
         raise InputError(f'config.online.restore={config.online.restore} has no CVAEs: choose another regularizer.name')
+    chosen = np.array([numbers.index(m.number) for m in ours.members])
+    take = lambda x: jnp.asarray(x.reshape(-1, *x.shape[2:])[chosen].reshape(*ours.shape, *x.shape[2:]))
     taken = {
-        name: serialization.from_state_dict(getattr(fresh, name), state[name])
+        name: jax.tree.map(take, serialization.from_state_dict(getattr(fresh, name), state[name]))
         for name in ('learner', 'alive', 'gradient_steps')
     }
-    return jax.tree.map(jnp.asarray, fresh.replace(**taken)), jax.tree.map(jnp.asarray, state['density_params'])
+    cvaes = np.array([have.cvaes().index(pair) for pair in ours.cvaes()])
+    return fresh.replace(**taken), jax.tree.map(lambda x: jnp.asarray(x[cvaes]), state['density_params'])

@@ -111,14 +111,19 @@ def add_online(report: dict[str, Any], before: Episodes | None, successes: list[
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """A line per member, for people."""
+    """A line per member, for people; after fine-tuning also what the offline policy scored, and the regret."""
+    fine_tuned = 'regret' in results['members'][0]
     lines = [
         f'\n{results["algorithm"]} on {results["dataset_id"]}',
-        'member  seed  weight  status     return   success  score',
+        'member  seed  weight  status     return   success  score' + '    offline   regret' * fine_tuned,
     ]
+    mean = lambda e: np.mean(e['returns']) if e['returns'] else None
     for i, m in enumerate(results['members']):
         e = m['evaluation']
-        cells = [np.mean(e['returns']) if e['returns'] else None, e['success_rate'], e['normalized_score']]
+        cells = [mean(e), e['success_rate'], e['normalized_score']]
+        if fine_tuned:
+            before = m['offline']
+            cells += [mean(before) if before['success_rate'] is None else before['success_rate'], m['regret']]
         text = '  '.join('      -' if c is None else f'{c:7.2f}' for c in cells)
         weight = m['hyperparameters']['regularizer_weight']
         lines.append(f'{i:6d}  {m["seed"]:4d}  {weight:6g}  {m["status"]:9s}  {text}')

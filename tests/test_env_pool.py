@@ -103,6 +103,25 @@ def test_collector_goes_on_with_new_episodes_after_a_failure(tmp_path, capfd):
     collector.close()
 
 
+def test_collector_survives_a_worker_that_ends_before_a_reset(tmp_path, capfd):
+    make_env, workers = pool_of(tmp_path, 0)
+    members = Population([Member(0, {}), Member(1, {})], (2, 1))
+    collector = Collector(make_env, members, TASKS['locomotion'], UNIT, 0, workers)
+    process = collector._pool._workers[1][0]
+    process.kill()
+    process.join()
+    collector._begin(np.array([1]), 5)
+    starts = [np.random.SeedSequence([seed, 5]).generate_state(1)[0] % 5 for seed in (0, 1)]
+    np.testing.assert_array_equal(collector.observations[:, 0], starts)  # of new episodes of both
+    assert 'its process ended with status -9' in capfd.readouterr().err
+    for process, _ in collector._pool._workers:
+        process.kill()
+        process.join()
+    with pytest.raises(InputError, match='again and again'):
+        collector._begin(np.array([0]), 6)
+    collector.close()
+
+
 @pytest.mark.usefixtures('data')
 def test_workers_change_no_result():
     spec = load(ID, TASKS['pointmaze']).environment

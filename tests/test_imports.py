@@ -13,6 +13,7 @@ ORDER = [
     'td3',
     'population config',
     'results restore online scoring build',
+    'ring_files curves',
     'finetuning evaluations',
     'training evaluate plot',
     'hosts',

@@ -1,21 +1,17 @@
-"""Online fine-tuning: the ring, what minibatches are drawn from, a block against one by hand, and the command."""
-
-import json
-import signal
+"""Online fine-tuning's parts: the ring, what minibatches are drawn from, λ, a block by hand, transitions."""
 
 import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import ID, tiny
 
-from spot_jax import finetuning, online, policy, population, td3, training
+from spot_jax import finetuning, online, policy, population, td3
 from spot_jax.config import Member, Population
-from spot_jax.datasets import load
 from spot_jax.errors import InputError
 from spot_jax.networks import CVAE, Actor, DoubleCritic
 from spot_jax.regularizers import REGULARIZERS
+from spot_jax.ring_files import RingFiles
 from spot_jax.tasks import TASKS
 from spot_jax.types import unpack
 
@@ -32,6 +28,23 @@ def test_ring_wraps_around_and_keeps_rows_whole():
     assert ring.count == 8
     np.testing.assert_array_equal(ring.rows[0, 0], np.repeat([[5.0], [6], [7], [3], [4]], 3, axis=1))
     np.testing.assert_array_equal(ring.rows[0, 1], ring.rows[0, 0] + 10)
+
+
+def test_files_hold_what_is_new_and_give_the_ring_back(tmp_path):
+    ring, files = online.empty_ring((1, 2), 5, 3), RingFiles(tmp_path / 'ring')
+    rng, counts = np.random.default_rng(0), []
+    for num_rows in (2, 0, 2, 4, 6):  # the third save wraps around, the last one overwrites all
+        for _ in range(num_rows // 2):
+            ring = online.add(ring, jnp.asarray(rng.normal(size=(2, 1, 2, 3)), jnp.float32))
+        counts.append(files.save(ring).tolist())
+        again = RingFiles(tmp_path / 'ring', np.array(counts[-1])).load((1, 2), 5, 3)
+        np.testing.assert_array_equal(again.rows, ring.rows)
+        assert again.count == ring.count
+    assert counts[1] == [[0, 2]]
+    assert counts[-1] == [[0, 2], [2, 4], [4, 8], [9, 14]]
+    (tmp_path / 'ring' / '0000000002_0000000004.npy').write_bytes(b'torn')
+    with pytest.raises(InputError, match=r'cannot read .*0000000002_0000000004.npy, which the checkpoint needs'):
+        RingFiles(tmp_path / 'ring', np.array(counts[-1])).load((1, 2), 5, 3)
 
 
 def drawn(size, options=OPTIONS, n=20_000):
@@ -133,51 +146,3 @@ def test_transitions_of_terminals_and_time_outs(goal):
     np.testing.assert_array_equal(batch.masks, [1, 1, 0 if goal else 1, 1])  # a time-out is bootstrapped from
     np.testing.assert_array_equal(batch.rewards, [-1, -1, 0 if goal else -1, -1])
     assert collector._pool.envs[0].unwrapped.action == 1.0  # 0.5 in bounds of ±2
-
-
-CHANGES = {'online.steps': 40, 'online.cooling_steps': 40}
-
-
-@pytest.mark.usefixtures('data')
-def test_both_phases_in_one_run_and_apart(finished, tmp_path, monkeypatch):
-    together, apart = tmp_path / 'together', tmp_path / 'apart'
-    original = training.results.training_rows
-
-    def stop(population, phase, state, metrics):
-        if phase == 'online' and int(state.block) == 10:
-            signal.raise_signal(signal.SIGTERM)
-        return original(population, phase, state, metrics)
-
-    monkeypatch.setattr(training.results, 'training_rows', stop)
-    assert training.run(tiny(**CHANGES), together) == 143
-    monkeypatch.setattr(training.results, 'training_rows', original)
-    assert training.run(tiny(**CHANGES), together) == 0
-    results = json.loads((together / 'results.json').read_text())
-    before = json.loads((finished / 'results.json').read_text())
-    for member, earlier in zip(results['members'], before['members'], strict=True):
-        assert member['offline'] == earlier['evaluation']
-        assert member['online'] == member['evaluation']
-        assert member['gradient_steps'] == 80
-        assert 0 <= member['regret'] <= 1
-    rows = [line.split(',')[:2] for line in (together / 'metrics.csv').read_text().splitlines()]
-    steps = sorted({int(step) for phase, step in rows if phase == 'online'})
-    assert steps == [40, 50, 60, 70, 80]
-
-    assert training.run(tiny(**CHANGES, **{'online.restore': str(finished), 'seeds': (7,)}), apart) == 0
-    results = json.loads((apart / 'results.json').read_text())
-    assert [m['seed'] for m in results['members']] == [0, 1]  # the population it goes on from
-    assert set(results['wall_clock_s']) == {'online', 'evaluation'}
-    assert [m['offline'] for m in results['members']] == [m['evaluation'] for m in before['members']]
-
-
-@pytest.mark.usefixtures('data')
-def test_what_does_not_fit_is_refused(finished, tmp_path):
-    for changes, message in (
-        ({'actor.hidden_dims': (8,)}, 'hidden_dims'),
-        ({'online.restore': str(tmp_path)}, 'is no run'),
-        ({'online.offline_share': 1.5}, 'offline_share'),
-    ):
-        with pytest.raises(InputError, match=message):
-            training.run(tiny(**{**CHANGES, 'online.restore': str(finished), **changes}), tmp_path / 'bad')
-        assert not (tmp_path / 'bad').exists()
-    assert load(ID, TASKS['pointmaze']).environment is not None

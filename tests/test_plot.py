@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spot_jax import environments, evaluate, pictures, plot
+from spot_jax import curves, environments, evaluate, pictures, plot
 from spot_jax.config import HYPERPARAMETERS
 from spot_jax.errors import InputError
 from spot_jax.tasks import TASKS
@@ -33,16 +33,16 @@ def check(curve, label, steps, mean, low, high, stopped=()):
 
 def test_mean_and_range_of_two_seeds_without_empty_cells():
     table = rows('10,0,1,,5  10,1,1,,7  10,0,1,2,  10,1,1,4,  20,0,1,3,  20,1,1,-1,')
-    (curve,) = plot.learning_curves(table, RETURN)
+    (curve,) = curves.learning_curves(table, RETURN)
     check(curve, '', [10, 20], [3, 1], [2, -1], [4, 3])
     assert curve.num_seeds == 2
-    (curve,) = plot.learning_curves(table, 'training/q', 'a run')
+    (curve,) = curves.learning_curves(table, 'training/q', 'a run')
     check(curve, 'a run', [10], [6], [5], [7])
 
 
 def test_grid_gives_a_curve_per_setting():
     table = rows('10,0,0.1,1,  10,0,2.0,5,  10,1,0.1,3,  10,1,2.0,6,')
-    first, second = plot.learning_curves(table, RETURN, 'umaze')
+    first, second = curves.learning_curves(table, RETURN, 'umaze')
     check(first, 'umaze, regularizer_weight=0.1', [10], [2], [1], [3])
     check(second, 'umaze, regularizer_weight=2', [10], [5.5], [5], [6])
 
@@ -50,27 +50,27 @@ def test_grid_gives_a_curve_per_setting():
 def test_diverged_seed_counts_until_it_stopped():
     # Seed 1 stops at step 14: all its later evaluations are of that step.
     table = rows('10,0,1,2, 10,1,1,4,  20,0,1,3, 14,1,1,9,  30,0,1,5, 14,1,1,9,')
-    (curve,) = plot.learning_curves(table, RETURN)
+    (curve,) = curves.learning_curves(table, RETURN)
     check(curve, '', [10, 20, 30], [3, 3, 5], [2, 3, 5], [4, 3, 5], [14, 9])
     assert curve.num_seeds == 2
 
 
 def test_diverged_setting_ends_where_its_last_seed_stopped():
     table = rows('10,0,1,2, 10,0,3,1, 10,1,3,2,  20,0,1,3, 20,0,3,4, 14,1,3,9,  30,0,1,5, 26,0,3,7, 14,1,3,9,')
-    _, curve = plot.learning_curves(table, RETURN)
+    _, curve = curves.learning_curves(table, RETURN)
     check(curve, 'regularizer_weight=3', [10, 20, 26], [1.5, 4, 7], [1, 4, 7], [2, 4, 7], [[26, 7], [14, 9]])
 
 
 def test_default_metric_is_one_that_every_run_has():
     both, only_return = rows('10,0,1,2,5'), rows('10,0,1,3,')
     both[0][SUCCESS] = '0.5'
-    assert plot.choose_metric([both], None) == SUCCESS
-    assert plot.choose_metric([both, only_return], None) == RETURN
-    assert plot.choose_metric([both], 'training/q') == 'training/q'
+    assert curves.choose_metric([both], None) == SUCCESS
+    assert curves.choose_metric([both, only_return], None) == RETURN
+    assert curves.choose_metric([both], 'training/q') == 'training/q'
     with pytest.raises(InputError, match=r'--metric=training/q: .*: evaluation/return$'):
-        plot.choose_metric([both, only_return], 'training/q')
+        curves.choose_metric([both, only_return], 'training/q')
     with pytest.raises(InputError, match=r'no metric of evaluations: .*: training/q$'):
-        plot.choose_metric([rows('10,0,1,,5')], None)
+        curves.choose_metric([rows('10,0,1,,5')], None)
 
 
 def test_walls_lie_on_the_cells_of_the_maze():

@@ -1,0 +1,15 @@
+#!/bin/bash
+# bash experiments/online.sh CONFIG OFFLINE_RUN OUT STEPS INTERVAL [OPTION...]
+# Fine-tunes the policies of a finished run three ways, evaluated every INTERVAL steps, and draws the curves in one
+# picture, OUT/plots: λ cooled over all STEPS, λ constant, and TD3 without a regulariser. The same command resumes.
+set -e
+config=$1 offline=$2 out=$3 steps=$4 interval=$5
+shift 5
+run() {
+  python -m spot_jax.main --config="$config" --workdir="$out/$1" --config.online.restore="$offline" \
+    --config.online.steps="$steps" --config.evaluation.interval="$interval" --config.checkpoint.interval="$interval" "${@:2}"
+}
+run cooled --config.online.cooling_steps="$steps" "$@"
+run constant --config.online.cooling_steps=0 "$@"
+run none --config.online.cooling_steps=0 --config.regularizer.name=none "$@"
+python -m spot_jax.plot "$out"/{cooled,constant,none} --output="$out/plots" --overwrite

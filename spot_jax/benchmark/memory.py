@@ -1,0 +1,98 @@
+"""`python -m spot_jax.benchmark.memory [--settings=4x100000,16x100000] [--restart] [--json=FILE]`.
+
+Memory of online fine-tuning with MEMBERSxCAPACITY rings: what the shapes come to, and the resident memory of a process
+that goes through two blocks of steps and updates, a checkpoint's new transitions, and optionally a restart. Linux only.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import multiprocessing
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from spot_jax.benchmark.__main__ import read_config
+from spot_jax.benchmark.online import Loops
+from spot_jax.errors import exit_status
+from spot_jax.ring_files import RingFiles
+
+MIB = 2**20
+
+
+def resident(field: str) -> float:
+    """MiB of this process: 'VmRSS', now, or 'VmHWM', at most so far."""
+    line = next(text for text in Path('/proc/self/status').read_text().splitlines() if text.startswith(field))
+    return int(line.split()[1]) / 1024
+
+
+def mebibytes(tree: Any) -> float:
+    """MiB of a pytree's arrays."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) / MIB
+
+
+def measure(
+    config: ConfigDict, environment: str, setting: tuple[int, int], transitions: int, new: int, restart: bool
+) -> dict[str, float]:
+    """MiB of one setting (members, capacity), by shapes and resident, in a process of its own.
+
+    `transitions` are the dataset's; a checkpoint of `new` ones of each member is written and, if `restart`, read.
+    """
+    members, capacity = setting
+    before = resident('VmRSS')
+    loops = Loops(config, environment, members, 1, capacity, transitions)
+    parts = {'ring': loops.ring.rows, 'dataset': loops.rows, 'policies': loops.state, 'cvaes': loops.density}
+    row: dict[str, float] = {'members': members, 'capacity': capacity, 'before': before}
+    row |= {name: mebibytes(part) for name, part in parts.items()}
+    row['by_shapes'] = sum(row[name] for name in parts)
+    loops.gather(loops.overlapped, loops.explore())
+    loops.loop(2)
+    loops.finish()
+    row['live_arrays'] = mebibytes(jax.live_arrays())
+    row['resident'], row['peak'] = resident('VmRSS'), resident('VmHWM')
+    with tempfile.TemporaryDirectory() as folder:
+        files = RingFiles(Path(folder) / 'ring')
+        files.save(loops.ring.replace(count=jnp.int32(min(new, capacity))))
+        row['peak_with_checkpoint'] = resident('VmHWM')
+        loops.close()
+        if restart:
+            del loops.ring, parts
+            files.load((members, 1), capacity, loops.rows.shape[1])
+            row['peak_with_restart'] = resident('VmHWM')
+    return row
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog='python -m spot_jax.benchmark.memory', description=__doc__)
+    parser.add_argument('--config', default='experiments/antmaze.py:umaze', help='default: %(default)s')
+    parser.add_argument('--environment', default='spot_jax/AntMaze-UMaze-v0', help='default: %(default)s')
+    parser.add_argument('--settings', default='4x100000,16x100000', help='MEMBERSxCAPACITY,...; default: %(default)s')
+    parser.add_argument('--transitions', type=int, default=1_000_000, help="the dataset's; default: %(default)s")
+    parser.add_argument('--new', type=int, default=50_000, help='transitions of a checkpoint; default: %(default)s')
+    parser.add_argument('--restart', action='store_true', help="read the checkpoint's transitions, too")
+    parser.add_argument('--json', type=Path, help='a file for the figures')
+    args = parser.parse_args(argv)
+
+    def body() -> None:
+        rows = []
+        context = multiprocessing.get_context('spawn')
+        for text in args.settings.split(','):
+            members, capacity = map(int, text.split('x'))
+            with concurrent.futures.ProcessPoolExecutor(1, context) as process:
+                options = args.environment, (members, capacity), args.transitions, args.new, args.restart
+                rows.append(process.submit(measure, read_config(args.config), *options).result())
+            print(' '.join(f'{name}={value:.0f}' for name, value in rows[-1].items()), flush=True)
+        if args.json:
+            args.json.write_text(json.dumps(rows, indent=2) + '\n')
+
+    return exit_status(body)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

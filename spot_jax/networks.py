@@ -79,6 +79,11 @@ class Actor(nn.Module):
         return jnp.tanh(mlp(observations, deterministic))
 
 
+def twice(x: Array) -> Array:
+    """Each critic's copy of what both see, `[2, ...]`: a product per critic, see `population`'s shared inputs."""
+    return jnp.broadcast_to(x, (2, *x.shape))
+
+
 class DoubleCritic(nn.Module):
     """Twin critics: (observations `[..., O]`, actions `[..., A]`) to values `[2, ...]`, one row per critic."""
 
@@ -86,12 +91,16 @@ class DoubleCritic(nn.Module):
     output_init: float | None = None
     layer_norm: bool = False
 
-    @nn.compact
-    def __call__(self, observations: Array, actions: Array) -> Array:
+    def setup(self) -> None:
         twin = nn.vmap(MLP, variable_axes={'params': 0}, split_rngs={'params': True})
-        twice = lambda x: jnp.broadcast_to(x, (2, *x.shape))  # a product per critic: see population's shared inputs
-        x = jnp.concatenate([twice(observations), twice(actions)], axis=-1)
-        return twin(self.hidden_dims, 1, self.output_init, layer_norm=self.layer_norm, name='twin')(x)[..., 0]
+        self.twin = twin(self.hidden_dims, 1, self.output_init, layer_norm=self.layer_norm)
+
+    def __call__(self, observations: Array, actions: Array) -> Array:
+        return self.of_inputs(jnp.concatenate([twice(observations), twice(actions)], axis=-1))
+
+    def of_inputs(self, x: Array) -> Array:
+        """Values `[2, ...]` of each critic's own inputs, observations and actions joined, `[2, ..., O + A]`."""
+        return self.twin(x)[..., 0]
 
     def first(self, params: Params, observations: Array, actions: Array) -> Array:
         """Only the first critic's values, `[...]`: the actor's loss needs no more, and half the work is saved."""

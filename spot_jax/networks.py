@@ -27,6 +27,8 @@ def product(x: Array, kernel: Array) -> Array:
 
 def _product_backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
     x, kernel = saved
+    if kernel.shape[-1] == 1:  # of a critic; else each kernel that reads it would compute it anew, from old biases too
+        grad = jax.lax.optimization_barrier(grad)
     rows = lambda x: x.reshape(-1, x.shape[-1])
     return grad @ kernel.T, jnp.einsum('bi,bo->io', rows(x), rows(grad))
 
@@ -96,6 +98,7 @@ class DoubleCritic(nn.Module):
         self.twin = twin(self.hidden_dims, 1, self.output_init, layer_norm=self.layer_norm)
 
     def __call__(self, observations: Array, actions: Array) -> Array:
+        """(Observations `[..., O]`, actions `[..., A]`) to values `[2, ...]`, one row per critic."""
         return self.of_inputs(jnp.concatenate([twice(observations), twice(actions)], axis=-1))
 
     def of_inputs(self, x: Array) -> Array:
@@ -103,11 +106,16 @@ class DoubleCritic(nn.Module):
         return self.twin(x)[..., 0]
 
     def first(self, params: Params, observations: Array, actions: Array) -> Array:
-        """Only the first critic's values, `[...]`: the actor's loss needs no more, and half the work is saved."""
-        first_params = jax.tree.map(lambda p: p[0], params['params']['twin'])
+        """Only the first critic's values, `[...]`: the actor's loss needs no more, and half the work is saved.
+
+        It has no layer norm.
+        """
+        layers = params['params']['twin']
         x = jnp.concatenate([observations, actions], axis=-1)
-        mlp = MLP(self.hidden_dims, 1, layer_norm=self.layer_norm, parent=None)
-        return mlp.apply({'params': first_params}, x)[..., 0]
+        for i in range(len(self.hidden_dims) + 1):
+            kernel, bias = layers[f'Dense_{i}']['kernel'][0], layers[f'Dense_{i}']['bias'][0]
+            x = (x if i == 0 else nn.relu(x)) @ kernel + bias
+        return x[..., 0]
 
 
 class CVAE(nn.Module):

@@ -141,6 +141,11 @@ def _update_policy(
     return jax.vmap(td3.update, (0, None, None, 0, 0, 0))(state, spec.td3, params, batches, noise, hypers)
 
 
+def _steps(num_blocks: int, per_block: int, ndim: int) -> np.ndarray:
+    """1, 2, 3, ... as `[num_blocks, 1, ..., per_block]`, with axes for members in between."""
+    return np.arange(1, num_blocks * per_block + 1).reshape(num_blocks, *(1,) * (ndim - 1), per_block)
+
+
 def _make_phase(block: Block, spec: Spec, num_blocks: int, devices: Sequence[jax.Device] | None) -> Phase:
     """Compiles `(state, seeds [C], hypers [C, P], params [C], rows [N, D]) -> (state, metrics)` of `num_blocks` blocks.
 
@@ -168,15 +173,11 @@ def _make_phase(block: Block, spec: Spec, num_blocks: int, devices: Sequence[jax
 
         def group(state: PhaseState, _: None) -> tuple[PhaseState, tuple[Array, Array]]:
             drawn = draw(fold_in(keys, state.block + jnp.arange(size)))
-            # All blocks' corrections at once: carried from block to block, they would cost kernels of their own.
-            first = corrections(state.learner)
-            queues = [
-                correction_after(1 + np.arange(size * n).reshape(size, *(1,) * (c.ndim - 1), n), c[..., None, :])
-                for n, c in zip(block.steps, first, strict=True)
-            ]
+            # All corrections of Adam at once: carried from block to block, they would cost kernels of their own.
+            now = list(zip(block.steps, corrections(state.learner), strict=True))
+            queues = [correction_after(_steps(size, n, c.ndim), c[..., None, :]) for n, c in now]
             learner, history = jax.lax.scan(one, state.learner, (drawn, queues))
-            last = [correction_after(size * n, c) for n, c in zip(block.steps, first, strict=True)]
-            learner = with_corrections(learner, last)
+            learner = with_corrections(learner, [correction_after(size * n, c) for n, c in now])
             means = jnp.mean(history, axis=(0, -1))
             alive, learner = guard(state.alive, dict(zip(names, means, strict=True)), learner, state.learner)
             steps = state.gradient_steps + size * max(block.steps) * alive

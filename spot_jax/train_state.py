@@ -21,7 +21,7 @@ class AdamState(NamedTuple):
     vector, because XLA fuses the updates of several parameters only if they read an array, not two scalars.
     """
 
-    correction: Array  # [2], 1 − B1^t and 1 − B2^t after t steps
+    correction: Array  # [2], 1 − B1^t and 1 − B2^t after t steps; or those of the coming steps, [N, 2]
     mu: Params  # mean of the gradients
     nu: Params  # mean of their squares
 
@@ -30,6 +30,10 @@ def correction_after(steps: Any, correction: Array) -> Array:
     """What a `correction` [..., 2] is so many steps later; an array of them leads with axes that broadcast to it."""
     decays = np.array([B1, B2]) ** np.asarray(steps)[..., None]
     return jnp.float32(decays) * correction + jnp.float32(1 - decays)
+
+
+def _is_adam(tree: Any) -> bool:
+    return isinstance(tree, AdamState)
 
 
 def corrections(learner: Any) -> list[Array]:
@@ -42,10 +46,6 @@ def with_corrections(learner: Any, new: Iterable[Array]) -> Any:
     rest = iter(new)
     replace = lambda x: x._replace(correction=next(rest)) if _is_adam(x) else x
     return jax.tree.map(replace, learner, is_leaf=_is_adam)
-
-
-def _is_adam(tree: Any) -> bool:
-    return isinstance(tree, AdamState)
 
 
 def init_adam(params: Params) -> AdamState:
@@ -67,11 +67,11 @@ class TrainState(struct.PyTreeNode):
 
     def apply_gradients(self, grads: Params, learning_rate: Array | float) -> Self:
         """One Adam step; its own, since the learning rate is traced: each member of a population can have another."""
-        correction, rest = self.opt_state.correction, None
-        if correction.ndim == 2:
-            correction, rest = correction[0], correction[1:]
-        else:
+        correction = rest = self.opt_state.correction
+        if correction.ndim == 1:
             correction = rest = correction_after(1, correction)
+        else:
+            correction, rest = correction[0], correction[1:]
         mu = jax.tree.map(lambda m, g: B1 * m + (1 - B1) * g, self.opt_state.mu, grads)
         nu = jax.tree.map(lambda v, g: B2 * v + (1 - B2) * g**2, self.opt_state.nu, grads)
         step = lambda p, m, v: p - learning_rate * (m / correction[0]) / (jnp.sqrt(v / correction[1]) + EPS)

@@ -114,7 +114,8 @@ class DoubleCritic(nn.Module):
         x = jnp.concatenate([observations, actions], axis=-1)
         for i in range(len(self.hidden_dims) + 1):
             kernel, bias = layers[f'Dense_{i}']['kernel'][0], layers[f'Dense_{i}']['bias'][0]
-            x = (x if i == 0 else nn.relu(x)) @ kernel + bias
+            x = (x if i == 0 else nn.relu(x)) @ kernel
+            x = x + jnp.broadcast_to(bias, x.shape)
         return x[..., 0]
 
 

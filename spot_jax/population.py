@@ -175,7 +175,7 @@ def _make_phase(block: Block, spec: Spec, num_blocks: int, devices: Sequence[jax
             drawn = draw(fold_in(keys, state.block + jnp.arange(size)))
             # All corrections of Adam at once: carried from block to block, they would cost kernels of their own.
             now = list(zip(block.steps, corrections(state.learner), strict=True))
-            queues = [correction_after(_steps(size, n, c.ndim), c[..., None, :]) for n, c in now]
+            queues = [correction_after(_steps(size, n, c.ndim), c[None, ..., None, :]) for n, c in now]
             learner, history = jax.lax.scan(one, state.learner, (drawn, queues))
             learner = with_corrections(learner, [correction_after(size * n, c) for n, c in now])
             means = jnp.mean(history, axis=(0, -1))

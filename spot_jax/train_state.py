@@ -27,8 +27,9 @@ class AdamState(NamedTuple):
 
 
 def correction_after(steps: Any, correction: Array) -> Array:
-    """What a `correction` [..., 2] is so many steps later; an array of them leads with axes that broadcast to it."""
-    decays = np.array([B1, B2]) ** np.asarray(steps)[..., None]
+    """What a `correction` [..., 2] is so many steps later, a number or an array that broadcasts to `[...]`."""
+    decays = np.float64(np.float32([B1, B2])) ** np.asarray(steps)[..., None]  # of the float32 numbers, as optax has it
+    decays = decays.reshape((1,) * (correction.ndim - decays.ndim) + decays.shape)
     return jnp.float32(decays) * correction + jnp.float32(1 - decays)
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from spot_jax.benchmark import kernels, scaling
+from spot_jax.benchmark import kernels, rounding, scaling
 from spot_jax.benchmark.phases import Case, case, random_rows, read_config, update_flops, with_settings
 from spot_jax.benchmark.timing import measure
 from spot_jax.build import build_spec
@@ -90,6 +90,9 @@ def figures_of(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
     if args.scaling:
         figures = scaling.scaling(config, args.sizes, args.steps, args.rounds)
         return figures, scaling.table(figures)
+    if args.rounding:
+        figures = rounding.losses(config, args.sizes, args.steps)
+        return figures, rounding.table(figures)
     if args.torch and importlib.util.find_spec('torch') is None:
         raise InputError("the baseline needs torch: pip install '.[benchmark]', or leave it out with --no-torch")
     rows = random_rows(build_spec(config, *args.sizes))
@@ -127,6 +130,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--no-compile', dest='compile', action='store_false', help='no torch.compile')
     parser.add_argument('--kernels', action='store_true', help='only count the kernels of a GPU (none is needed)')
     parser.add_argument('--scaling', action='store_true', help='only vary members, L, batch and hidden width')
+    parser.add_argument('--rounding', action='store_true', help='only the losses with rounded products')
     parser.add_argument('--plot', type=Path, help='draw the scaling to this PNG file')
     parser.add_argument('--json', type=Path, help='also write the figures to this file')
     args = parser.parse_args(argv)

@@ -10,6 +10,7 @@ from spot_jax import population, td3
 from spot_jax.density import kl_divergence
 from spot_jax.networks import CVAE, Actor, DoubleCritic
 from spot_jax.regularizers import support
+from spot_jax.train_state import correction_after
 from spot_jax.types import unpack
 
 OBSERVATION, ACTION, BATCH, BLOCKS = 5, 3, 32, 50
@@ -141,3 +142,14 @@ def test_what_a_block_draws_does_not_depend_on_the_group():
     assert counts.shape == (100,)
     expected = rewards.size / 100
     assert ((counts - expected) ** 2 / expected).sum() < 160  # chi² with 99 degrees of freedom: 1 in 10 000
+
+
+def test_corrections_ahead_are_those_of_one_step_after_the_other():
+    first = correction_after(3, jnp.zeros((4, 1, 2)))
+    np.testing.assert_allclose(first[0, 0], [1 - 0.9**3, 1 - 0.999**3], rtol=2e-5)  # 0.999 is a float32
+    ahead = correction_after(population._steps(5, 2, 3), first[None, ..., None, :])
+    assert ahead.shape == (5, 4, 1, 2, 2)
+    for block in range(5):
+        for step in range(2):
+            first = correction_after(1, first)
+            np.testing.assert_allclose(ahead[block, :, :, step], first, rtol=1e-6)

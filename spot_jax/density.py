@@ -58,7 +58,9 @@ def elbo_loss(cvae: CVAE, params: Params, observations: Array, actions: Array, n
     It is −ELBO times 2σ²/A, plus a constant.
     """
     mean, std, _, error = _sample(cvae, params, observations, actions, noise)
-    return jnp.mean(error, axis=(1, 2)) + beta * jnp.mean(kl_divergence(mean, std), axis=-1)
+    # One sum over both terms' dimensions, since two would be two kernels.
+    terms = (jnp.mean(error, axis=1) / cvae.action_dim, beta * kl_divergence(mean, std) / cvae.num_latents)
+    return jnp.sum(jnp.concatenate(terms, axis=-1), axis=-1)
 
 
 def _normal_log_prob(squared_error: Array, variance: Array) -> Array:

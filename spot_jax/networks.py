@@ -27,6 +27,8 @@ def product(x: Array, kernel: Array) -> Array:
 
 def _product_backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
     x, kernel = saved
+    if kernel.shape[-1] == 1:  # of a critic; else each kernel that reads it would compute it anew, from old biases too
+        grad = jax.lax.optimization_barrier(grad)
     rows = lambda x: x.reshape(-1, x.shape[-1])
     return grad @ kernel.T, jnp.einsum('bi,bo->io', rows(x), rows(grad))
 
@@ -79,6 +81,11 @@ class Actor(nn.Module):
         return jnp.tanh(mlp(observations, deterministic))
 
 
+def twice(x: Array) -> Array:
+    """Each critic's copy of what both see, `[2, ...]`: a product per critic, see `population`'s shared inputs."""
+    return jnp.broadcast_to(x, (2, *x.shape))
+
+
 class DoubleCritic(nn.Module):
     """Twin critics: (observations `[..., O]`, actions `[..., A]`) to values `[2, ...]`, one row per critic."""
 
@@ -86,19 +93,30 @@ class DoubleCritic(nn.Module):
     output_init: float | None = None
     layer_norm: bool = False
 
-    @nn.compact
-    def __call__(self, observations: Array, actions: Array) -> Array:
+    def setup(self) -> None:
         twin = nn.vmap(MLP, variable_axes={'params': 0}, split_rngs={'params': True})
-        twice = lambda x: jnp.broadcast_to(x, (2, *x.shape))  # a product per critic: see population's shared inputs
-        x = jnp.concatenate([twice(observations), twice(actions)], axis=-1)
-        return twin(self.hidden_dims, 1, self.output_init, layer_norm=self.layer_norm, name='twin')(x)[..., 0]
+        self.twin = twin(self.hidden_dims, 1, self.output_init, layer_norm=self.layer_norm)
+
+    def __call__(self, observations: Array, actions: Array) -> Array:
+        """(Observations `[..., O]`, actions `[..., A]`) to values `[2, ...]`, one row per critic."""
+        return self.of_inputs(jnp.concatenate([twice(observations), twice(actions)], axis=-1))
+
+    def of_inputs(self, x: Array) -> Array:
+        """Values `[2, ...]` of each critic's own inputs, observations and actions joined, `[2, ..., O + A]`."""
+        return self.twin(x)[..., 0]
 
     def first(self, params: Params, observations: Array, actions: Array) -> Array:
-        """Only the first critic's values, `[...]`: the actor's loss needs no more, and half the work is saved."""
-        first_params = jax.tree.map(lambda p: p[0], params['params']['twin'])
+        """Only the first critic's values, `[...]`: the actor's loss needs no more, and half the work is saved.
+
+        It has no layer norm.
+        """
+        layers = params['params']['twin']
         x = jnp.concatenate([observations, actions], axis=-1)
-        mlp = MLP(self.hidden_dims, 1, layer_norm=self.layer_norm, parent=None)
-        return mlp.apply({'params': first_params}, x)[..., 0]
+        for i in range(len(self.hidden_dims) + 1):
+            kernel, bias = layers[f'Dense_{i}']['kernel'][0], layers[f'Dense_{i}']['bias'][0]
+            x = (x if i == 0 else nn.relu(x)) @ kernel
+            x = x + jnp.broadcast_to(bias, x.shape)
+        return x[..., 0]
 
 
 class CVAE(nn.Module):

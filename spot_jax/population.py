@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from spot_jax import td3
@@ -18,12 +19,12 @@ from spot_jax.density import cvae_loss_fn
 from spot_jax.networks import CVAE
 from spot_jax.sharding import compile_over
 from spot_jax.td3 import TD3, Hyperparameters, Noise, TD3State
-from spot_jax.train_state import TrainState
+from spot_jax.train_state import TrainState, correction_after, corrections, with_corrections
 from spot_jax.types import Array, Metrics, Params, Transition, unpack
 
 # Streams of a seed's random numbers.
 CVAE_INIT, CVAE_TRAIN, POLICY_INIT, POLICY_TRAIN = range(4)
-MAX_GROUP = 64  # blocks that draw at once
+MAX_GROUP = 128  # blocks that draw at once
 MAX_Q = 1e4  # a member whose mean |Q| passes this has diverged
 # XLA would split small products in parts and add them up in kernels of their own.
 GPU_OPTIONS = {'xla_gpu_experimental_force_split_k': 1}
@@ -99,7 +100,7 @@ class Block(NamedTuple):
     draw: Callable[[Array, Array, Spec], Any]  # (key, rows [N, D], spec) -> minibatches and noise
     update: Callable[..., tuple[Any, Metrics]]  # (learner, hypers, CVAE parameters, what was drawn, spec) -> as td3's
     stream: int  # of the seeds' random numbers
-    num_steps: int  # gradient steps in a block
+    steps: tuple[int, ...]  # in a block, of each optimiser in the order of the learner's fields
 
 
 def _indices(key: Array, shape: tuple[int, ...], size: int) -> Array:
@@ -123,21 +124,26 @@ def _update_cvae(
     return state.apply_gradients(grads, spec.cvae_lr), {name: value[None] for name, value in metrics.items()}
 
 
-def draw_policy(key: Array, rows: Array, spec: Spec) -> tuple[Transition, Noise]:
-    """Minibatches [F, B, ...] and the noise of one block of a policy; the key is consumed."""
+def draw_policy(key: Array, rows: Array, spec: Spec) -> tuple[Array, Noise]:
+    """Minibatches, packed [F, B, D], and the noise of one block of a policy; the key is consumed."""
     index_key, noise_key = jax.random.split(key)
     indices = _indices(index_key, (spec.td3.policy_freq, spec.batch_size), len(rows))
-    batches = unpack(rows[indices], spec.observation_dim, spec.td3.actor.action_dim)
-    return batches, td3.draw_noise(noise_key, spec.td3, spec.batch_size)
+    return rows[indices], td3.draw_noise(noise_key, spec.td3, spec.batch_size)
 
 
 def _update_policy(
-    state: TD3State, hypers: Hyperparameters, params: Params, drawn: tuple[Transition, Noise], spec: Spec
+    state: TD3State, hypers: Hyperparameters, params: Params, drawn: tuple[Array, Noise], spec: Spec
 ) -> tuple[TD3State, Metrics]:
     """One block of F steps of the P policies of one seed and CVAE: they see the same minibatches and noise."""
     # Shared inputs would join all policies' first layers in one product of transposed (copied) parameters.
-    drawn = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(hypers.discount), *x.shape)), drawn)
-    return jax.vmap(td3.update, (0, None, None, 0, 0, 0))(state, spec.td3, params, *drawn, hypers)
+    rows, noise = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(hypers.discount), *x.shape)), drawn)
+    batches = unpack(rows, spec.observation_dim, spec.td3.actor.action_dim)
+    return jax.vmap(td3.update, (0, None, None, 0, 0, 0))(state, spec.td3, params, batches, noise, hypers)
+
+
+def _steps(num_blocks: int, per_block: int, ndim: int) -> np.ndarray:
+    """1, 2, 3, ... as `[num_blocks, 1, ..., per_block]`, with axes for members in between."""
+    return np.arange(1, num_blocks * per_block + 1).reshape(num_blocks, *(1,) * (ndim - 1), per_block)
 
 
 def _make_phase(block: Block, spec: Spec, num_blocks: int, devices: Sequence[jax.Device] | None) -> Phase:
@@ -158,17 +164,23 @@ def _make_phase(block: Block, spec: Spec, num_blocks: int, devices: Sequence[jax
         update = jax.vmap(lambda *args: block.update(*args, spec))
         names: list[str] = []  # of the metrics
 
-        def one(learner: Any, drawn: Any) -> tuple[Any, Array]:
-            learner, metrics = update(learner, hypers, params, drawn)
+        def one(learner: Any, xs: tuple[Any, list[Array]]) -> tuple[Any, Array]:
+            drawn, now = xs
+            new, metrics = update(with_corrections(learner, now), hypers, params, drawn)
             names[:] = metrics
-            return learner, jnp.stack(list(metrics.values()))  # one array, so that one kernel writes it
+            # The metrics as one array, so that one kernel writes it.
+            return with_corrections(new, corrections(learner)), jnp.stack(list(metrics.values()))
 
         def group(state: PhaseState, _: None) -> tuple[PhaseState, tuple[Array, Array]]:
             drawn = draw(fold_in(keys, state.block + jnp.arange(size)))
-            learner, history = jax.lax.scan(one, state.learner, drawn)
+            # All corrections of Adam at once: carried from block to block, they would cost kernels of their own.
+            now = list(zip(block.steps, corrections(state.learner), strict=True))
+            queues = [correction_after(_steps(size, n, c.ndim), c[None, ..., None, :]) for n, c in now]
+            learner, history = jax.lax.scan(one, state.learner, (drawn, queues))
+            learner = with_corrections(learner, [correction_after(size * n, c) for n, c in now])
             means = jnp.mean(history, axis=(0, -1))
             alive, learner = guard(state.alive, dict(zip(names, means, strict=True)), learner, state.learner)
-            steps = state.gradient_steps + size * block.num_steps * alive
+            steps = state.gradient_steps + size * max(block.steps) * alive
             return PhaseState(learner, alive, steps, state.block + size), (means, alive)
 
         state, (means, alive) = jax.lax.scan(group, state, length=num_blocks // size)
@@ -183,10 +195,11 @@ def _make_phase(block: Block, spec: Spec, num_blocks: int, devices: Sequence[jax
 
 def cvae_phase(spec: Spec, num_steps: int, devices: Sequence[jax.Device] | None = None) -> Phase:
     """The compiled training of all CVAEs by `num_steps` steps; see `_make_phase`."""
-    return _make_phase(Block(draw_cvae, _update_cvae, CVAE_TRAIN, 1), spec, num_steps, devices)
+    return _make_phase(Block(draw_cvae, _update_cvae, CVAE_TRAIN, (1,)), spec, num_steps, devices)
 
 
 def policy_phase(spec: Spec, num_steps: int, devices: Sequence[jax.Device] | None = None) -> Phase:
     """The compiled training of all policies by `num_steps` steps, a multiple of `policy_freq`; see `_make_phase`."""
     freq = spec.td3.policy_freq
-    return _make_phase(Block(draw_policy, _update_policy, POLICY_TRAIN, freq), spec, num_steps // freq, devices)
+    block = Block(draw_policy, _update_policy, POLICY_TRAIN, (1, freq))
+    return _make_phase(block, spec, num_steps // freq, devices)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from spot_jax.networks import Actor, DoubleCritic
+from spot_jax.networks import Actor, DoubleCritic, twice
 from spot_jax.regularizers import Regularizer
 from spot_jax.train_state import TargetTrainState
 from spot_jax.types import Array, Metrics, Params, Transition
@@ -90,7 +90,8 @@ def target_values(state: TD3State, td3: TD3, batch: Transition, noise: Noise, hy
 
 def critic_loss_fn(params: Params, td3: TD3, batch: Transition, target_q: Array) -> tuple[Array, Metrics]:
     """The sum over both critics of the mean squared error to `target_q` [B]; metrics are per state, `[B]`."""
-    q = td3.critic.apply(params, batch.observations, batch.actions)
+    inputs = jnp.concatenate([batch.observations, batch.actions], axis=-1)  # neighbours in a row: no copy
+    q = td3.critic.apply(params, twice(inputs), method='of_inputs')
     losses = jnp.sum((q - target_q[None]) ** 2, axis=0)
     return jnp.mean(losses), {'critic_loss': losses, 'q': jnp.mean(q, axis=0)}
 
@@ -122,7 +123,6 @@ def update_critic(
 ) -> tuple[TD3State, Metrics]:
     """One critic step on a minibatch; the actor, its optimiser and the targets stay as they are."""
     grads, metrics = jax.grad(critic_loss_fn, has_aux=True)(state.critic.params, td3, batch, target_q)
-    metrics = jax.lax.optimization_barrier(metrics)  # else they read the old biases late, which must be copied for it
     return state.replace(critic=state.critic.apply_gradients(grads, hypers.critic_lr)), metrics
 
 
@@ -148,8 +148,11 @@ def update(
     target_q = target_values(state, td3, batches, noise, hypers)
     history = []
     for i in range(td3.policy_freq):
-        batch = jax.tree.map(lambda x, i=i: x[i], batches)
-        state, critic_metrics = update_critic(state, td3, batch, target_q[i], hypers)
-        history.append(critic_metrics)
+        one = jax.tree.map(lambda x, i=i: x[i : i + 1], batches)
+        state, critic_metrics = update_critic(state, td3, one, target_q[i : i + 1], hypers)
+        history.append(jax.tree.map(lambda x: x[0], critic_metrics))
+    # Without a barrier they would read the old biases late, which must be copied for it.
+    critic_metrics = jax.lax.optimization_barrier(jax.tree.map(lambda *xs: sum(xs) / len(xs), *history))
+    batch = jax.tree.map(lambda x: x[-1], batches)
     state, actor_metrics = update_actor(state, td3, density_params, batch, noise, hypers)
-    return state, jax.tree.map(lambda *xs: sum(xs) / len(xs), *history) | actor_metrics
+    return state, critic_metrics | actor_metrics

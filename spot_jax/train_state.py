@@ -1,9 +1,11 @@
 """One network's parameters and optimiser state; each network has its own."""
 
-from typing import NamedTuple, Self
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -19,9 +21,32 @@ class AdamState(NamedTuple):
     vector, because XLA fuses the updates of several parameters only if they read an array, not two scalars.
     """
 
-    correction: Array  # [2], 1 − B1^t and 1 − B2^t after t steps
+    correction: Array  # [2], 1 − B1^t and 1 − B2^t after t steps; or those of the coming steps, [N, 2]
     mu: Params  # mean of the gradients
     nu: Params  # mean of their squares
+
+
+def correction_after(steps: Any, correction: Array) -> Array:
+    """What a `correction` [..., 2] is so many steps later, a number or an array that broadcasts to `[...]`."""
+    decays = np.float64(np.float32([B1, B2])) ** np.asarray(steps)[..., None]  # of the float32 numbers, as optax has it
+    decays = decays.reshape((1,) * (correction.ndim - decays.ndim) + decays.shape)
+    return jnp.float32(decays) * correction + jnp.float32(1 - decays)
+
+
+def _is_adam(tree: Any) -> bool:
+    return isinstance(tree, AdamState)
+
+
+def corrections(learner: Any) -> list[Array]:
+    """The `correction` of every optimiser in a tree."""
+    return [adam.correction for adam in jax.tree.leaves(learner, is_leaf=_is_adam) if _is_adam(adam)]
+
+
+def with_corrections(learner: Any, new: Iterable[Array]) -> Any:
+    """The tree with others in their place."""
+    rest = iter(new)
+    replace = lambda x: x._replace(correction=next(rest)) if _is_adam(x) else x
+    return jax.tree.map(replace, learner, is_leaf=_is_adam)
 
 
 def init_adam(params: Params) -> AdamState:
@@ -43,13 +68,16 @@ class TrainState(struct.PyTreeNode):
 
     def apply_gradients(self, grads: Params, learning_rate: Array | float) -> Self:
         """One Adam step; its own, since the learning rate is traced: each member of a population can have another."""
-        decays = jnp.array([B1, B2])
-        correction = decays * self.opt_state.correction + (1 - decays)
+        correction = rest = self.opt_state.correction
+        if correction.ndim == 1:
+            correction = rest = correction_after(1, correction)
+        else:
+            correction, rest = correction[0], correction[1:]
         mu = jax.tree.map(lambda m, g: B1 * m + (1 - B1) * g, self.opt_state.mu, grads)
         nu = jax.tree.map(lambda v, g: B2 * v + (1 - B2) * g**2, self.opt_state.nu, grads)
         step = lambda p, m, v: p - learning_rate * (m / correction[0]) / (jnp.sqrt(v / correction[1]) + EPS)
         params = jax.tree.map(step, self.params, mu, nu)
-        return self.replace(params=params, opt_state=AdamState(correction, mu, nu))
+        return self.replace(params=params, opt_state=AdamState(rest, mu, nu))
 
 
 class TargetTrainState(TrainState):

@@ -10,6 +10,8 @@ from spot_jax import population, td3
 from spot_jax.density import kl_divergence
 from spot_jax.networks import CVAE, Actor, DoubleCritic
 from spot_jax.regularizers import support
+from spot_jax.train_state import correction_after
+from spot_jax.types import unpack
 
 OBSERVATION, ACTION, BATCH, BLOCKS = 5, 3, 32, 50
 ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
@@ -113,7 +115,8 @@ def test_losses_of_the_first_100_updates(num_members):
         cvae, h = jax.tree.map(lambda x, i=member: x[i], cvaes), pick(hypers)
         key = population.stream_keys(seeds, population.POLICY_TRAIN)[member]
         for block in range(BLOCKS):
-            batches, noise = population.draw_policy(jax.random.fold_in(key, block), rows, spec)
+            drawn, noise = population.draw_policy(jax.random.fold_in(key, block), rows, spec)
+            batches = unpack(drawn, OBSERVATION, ACTION)
             losses = []
             for i in range(2):
                 batch = jax.tree.map(lambda x, i=i: x[i], batches)
@@ -133,8 +136,20 @@ def test_what_a_block_draws_does_not_depend_on_the_group():
     keys = jax.random.split(jax.random.key(0), 64)
     together, _ = jax.jit(jax.vmap(lambda key: population.draw_policy(key, rows, spec)))(keys)
     alone, _ = population.draw_policy(keys[7], rows, spec)
-    np.testing.assert_array_equal(together.rewards[7], alone.rewards)
-    counts = np.bincount(np.asarray(together.rewards, int).ravel(), minlength=100)
+    np.testing.assert_array_equal(together[7], alone)
+    rewards = unpack(together, OBSERVATION, ACTION).rewards
+    counts = np.bincount(np.asarray(rewards, int).ravel(), minlength=100)
     assert counts.shape == (100,)
-    expected = together.rewards.size / 100
+    expected = rewards.size / 100
     assert ((counts - expected) ** 2 / expected).sum() < 160  # chi² with 99 degrees of freedom: 1 in 10 000
+
+
+def test_corrections_ahead_are_those_of_one_step_after_the_other():
+    first = correction_after(3, jnp.zeros((4, 1, 2)))
+    np.testing.assert_allclose(first[0, 0], [1 - 0.9**3, 1 - 0.999**3], rtol=2e-5)  # 0.999 is a float32
+    ahead = correction_after(population._steps(5, 2, 3), first[None, ..., None, :])
+    assert ahead.shape == (5, 4, 1, 2, 2)
+    for block in range(5):
+        for step in range(2):
+            first = correction_after(1, first)
+            np.testing.assert_allclose(ahead[block, :, :, step], first, rtol=1e-6)

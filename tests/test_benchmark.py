@@ -10,8 +10,9 @@ import pytest
 
 from experiments import antmaze
 from spot_jax import population, td3
-from spot_jax.benchmark import flops
-from spot_jax.benchmark.__main__ import main, random_rows
+from spot_jax.benchmark import flops, scaling
+from spot_jax.benchmark.__main__ import main
+from spot_jax.benchmark.phases import random_rows
 from spot_jax.build import build_spec
 from spot_jax.config import members
 from spot_jax.density import cvae_loss_fn
@@ -122,3 +123,18 @@ def test_command(tmp_path, capsys):
     assert all(row['updates_per_s'] > 0 and row['memory_mib'] > 0 for row in figures[1:])
     assert main(command) == 2
     assert 'there already' in capsys.readouterr().err
+
+
+def test_scaling_command(tmp_path, monkeypatch):
+    axes = {'members': ((1, 3), scaling.AXES['members'][1]), 'batch size': ((8, 16), scaling.AXES['batch size'][1])}
+    monkeypatch.setattr(scaling, 'AXES', axes)
+    data, picture = tmp_path / 'scaling.json', tmp_path / 'scaling.png'
+    command = [f'--config={EXPERIMENTS}/pointmaze.py:umaze', '--observation-dim=4', '--action-dim=2', '--scaling']
+    assert main([*command, '--steps=4', '--rounds=1', f'--json={data}', f'--plot={picture}']) == 0
+    rows = json.loads(data.read_text())
+    assert [(row['axis'], row['value']) for row in rows] == [
+        *[('members', 1), ('members', 3)],
+        *[('batch size', 8), ('batch size', 16)],
+    ]
+    assert rows[1]['ms_of_products'] == pytest.approx(3 * rows[0]['ms_of_products'])
+    assert picture.read_bytes().startswith(b'\x89PNG')

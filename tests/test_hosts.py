@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -54,22 +55,64 @@ def command(workdir, *arguments):
     return [*main, *options, *arguments]
 
 
-@pytest.mark.usefixtures('data')
-def test_two_hosts_give_the_results_of_one(tmp_path):
+def start(*arguments):
+    return subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def start_two(workdir):
+    """Two hosts that find each other."""
     with socket.socket() as s:
         s.bind(('localhost', 0))
         address = f'localhost:{s.getsockname()[1]}'
-    start = lambda *arguments: subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    processes = [start(tmp_path / 'two', f'--distributed={address},2,{host}') for host in (0, 1)]
-    processes.append(start(tmp_path / 'one'))
+    return [start(workdir, f'--distributed={address},2,{host}') for host in (0, 1)]
+
+
+def finish(processes):
+    """What they said, all of them ended well."""
     said = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0]
-    two, alone = (json.loads((tmp_path / name / 'results.json').read_text()) for name in ('two', 'one'))
-    assert [m['seed'] for m in two['members']] == [0, 1, 2]
-    assert two['members'] == alone['members']
+    assert [process.returncode for process in processes] == [0] * len(processes)
+    return said
+
+
+def members_of(workdir):
+    return json.loads((workdir / 'results.json').read_text())['members']
+
+
+@pytest.fixture(scope='module')
+def alone(data, tmp_path_factory):
+    """The members' results of one process."""
+    workdir = tmp_path_factory.mktemp('one')
+    finish([start(workdir)])
+    return members_of(workdir)
+
+
+def test_two_hosts_give_the_results_of_one(tmp_path, alone):
+    said = finish(start_two(tmp_path))
+    assert [m['seed'] for m in members_of(tmp_path)] == [0, 1, 2]
+    assert members_of(tmp_path) == alone
     assert said[0].count('SPOT on') == 2  # its own members, then all
-    rows = (tmp_path / 'two' / 'host_1' / 'metrics.csv').read_text().splitlines()
+    rows = (tmp_path / 'host_1' / 'metrics.csv').read_text().splitlines()
     assert {row.split(',')[2] for row in rows[1:]} == {'1'}
+
+
+def test_a_killed_host_resumes(tmp_path, alone):
+    """The other host waits for it, and is started again with it."""
+    processes = start_two(tmp_path)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / 'host_1').glob('checkpoints/*.msgpack')):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    processes[1].kill()
+    assert processes[1].wait() == -9
+    while not (tmp_path / 'host_0' / 'results.json').exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    processes[0].kill()
+    assert processes[0].wait() == -9
+    assert not (tmp_path / 'host_1' / 'results.json').exists()
+    assert not (tmp_path / 'results.json').exists()
+    finish(start_two(tmp_path))
+    assert members_of(tmp_path) == alone
 
 
 def test_bad_address_is_one_line_and_status_2(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from experiments import antmaze
 from spot_jax import population
 from spot_jax.benchmark import kernels
+from spot_jax.benchmark.phases import lower, with_settings
 from spot_jax.build import build_spec
 from spot_jax.config import members
 
@@ -21,7 +22,8 @@ SLACK = 3
 @pytest.mark.parametrize('num_members', EXECUTED)
 def test_a_block_executes_no_more_than_it_did(num_members):
     steps = 2 * population.MAX_GROUP
-    lowered = kernels.lower(antmaze.get_config(), 'policy', num_members, SIZES, steps, None)
+    config = with_settings(antmaze.get_config(), seeds=tuple(range(num_members)))
+    lowered = lower(config, 'policy', SIZES, steps, None)
     counts = kernels.per_block(lowered.compile().as_text(), steps // 2)
     assert counts['total'] <= EXECUTED[num_members] + SLACK, counts
 

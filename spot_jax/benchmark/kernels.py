@@ -10,17 +10,14 @@ import re
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from spot_jax import population
-from spot_jax.build import build_spec
-from spot_jax.config import members
+from spot_jax.benchmark.phases import lower, with_settings
 from spot_jax.errors import InputError
 
 MEMBERS = (1, 16, 64)
 STEPS = 1000  # of a compiled phase: the default log interval
-ROWS = 1_000_000
 # What XLA wants to know of the device (NVIDIA's data sheet of the H100 SXM, and the CUDA version of jax's plugin).
 H100 = """
 gpu_device_info {
@@ -94,23 +91,6 @@ def per_block(hlo: str, num_blocks: int) -> dict[str, float]:
     return shares | {'total': sum(counts.values()) * groups / num_blocks}
 
 
-def lower(config: ConfigDict, phase: str, num_members: int, sizes: tuple[int, int], steps: int, sharding: Any) -> Any:
-    """A phase of `steps` steps for so many seeds, lowered from shapes alone; sizes: of observations and actions."""
-    with config.unlocked():
-        config.seeds = tuple(range(num_members))
-    spec, everyone = build_spec(config, *sizes), members(config)
-    seeds = jnp.arange(num_members, dtype=jnp.uint32)
-    state = jax.eval_shape(lambda seeds: population.init_cvaes(seeds, spec), seeds)
-    params, make = None, population.cvae_phase
-    if phase == 'policy':
-        params, make = state.learner.params, population.policy_phase
-        state = jax.eval_shape(lambda seeds: population.init_policies(seeds, 1, spec), seeds)
-    rows = jax.ShapeDtypeStruct((ROWS, 2 * sizes[0] + sizes[1] + 2), jnp.float32)
-    shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-    arguments = jax.tree.map(shape, (state, seeds, everyone.hyperparameters(), params, rows))
-    return make(spec, steps).lower(*arguments)  # type: ignore[attr-defined]
-
-
 def h100_sharding() -> Any:
     """Where the described device's arrays lie; raises InputError where jax's CUDA plugin is missing."""
     os.environ.setdefault('JAX_SKIP_CUDA_CONSTRAINTS_CHECK', '1')
@@ -131,7 +111,8 @@ def launches(config: ConfigDict, sizes: tuple[int, int]) -> list[dict[str, Any]]
     for phase in ('policy', 'cvae'):
         num_blocks = STEPS // (config.policy_freq if phase == 'policy' else 1)
         for num_members in MEMBERS:
-            lowered = lower(config, phase, num_members, sizes, STEPS, sharding)
+            everyone = with_settings(config, seeds=tuple(range(num_members)))
+            lowered = lower(everyone, phase, sizes, STEPS, sharding)
             hlo = lowered.compile(compiler_options=population.GPU_OPTIONS).as_text()
             rows.append({'phase': phase, 'members': num_members, **per_block(hlo, num_blocks)})
     return rows

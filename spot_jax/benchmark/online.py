@@ -22,7 +22,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from spot_jax import environments, online, population
-from spot_jax.benchmark.__main__ import TRANSITIONS, random_rows, read_config
+from spot_jax.benchmark.phases import TRANSITIONS, random_rows, read_config
 from spot_jax.build import build_spec
 from spot_jax.config import members
 from spot_jax.errors import exit_status

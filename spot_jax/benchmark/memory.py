@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from spot_jax.benchmark.phases import read_config
 from spot_jax.benchmark.online import Loops
+from spot_jax.benchmark.phases import read_config
 from spot_jax.errors import exit_status
 from spot_jax.ring_files import RingFiles
 

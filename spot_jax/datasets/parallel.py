@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -53,7 +53,7 @@ def _serve_one_parent() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _stream(play: Callable[[int], Episode], workers: int, parts: Path) -> Iterator[Episode]:
+def _stream(play: Callable[[int], Episode], workers: int, parts: Path) -> Generator[Episode, None, None]:
     """All episodes, first those that are there, then played ones, without an end."""
     from spot_jax import checkpoint
 

@@ -28,7 +28,8 @@ class AdamState(NamedTuple):
 
 def correction_after(steps: Any, correction: Array) -> Array:
     """What a `correction` [..., 2] is so many steps later, a number or an array that broadcasts to `[...]`."""
-    decays = np.float64(np.float32([B1, B2])) ** np.asarray(steps)[..., None]  # of the float32 numbers, as optax has it
+    float32s = np.array([B1, B2], np.float32).astype(np.float64)  # optax raises the float32 numbers
+    decays = float32s ** np.asarray(steps)[..., None]
     decays = decays.reshape((1,) * (correction.ndim - decays.ndim) + decays.shape)
     return jnp.float32(decays) * correction + jnp.float32(1 - decays)
 

@@ -108,8 +108,9 @@ class DoubleCritic(nn.Module):
     def first(self, params: Params, observations: Array, actions: Array) -> Array:
         """Only the first critic's values, `[...]`: the actor's loss needs no more, and half the work is saved.
 
-        It has no layer norm.
+        It has no layer norm: TD3's critics have none.
         """
+        assert not self.layer_norm
         layers = params['params']['twin']
         x = jnp.concatenate([observations, actions], axis=-1)
         for i in range(len(self.hidden_dims) + 1):

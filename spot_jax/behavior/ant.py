@@ -130,13 +130,15 @@ class AntWaypoint(gym.Env):
         mujoco.mj_step(self._model, self._data, FRAME_SKIP)
         distance = self._distance()
         progress = (before - distance) / TIME_STEP
-        cosine, sine = self._observe()[4:6].tolist()
+        observation = self._observe()
+        cosine, sine = observation[4:6].tolist()
         progress = min(progress, MAX_SPEED) * (1 - HEADING_WEIGHT * (2 * sine * cosine) ** 2)
         reward = progress + 0.2 - 0.05 * float(np.sum(action**2))
         if distance < WAYPOINT_RADIUS:
             self._move_waypoint()
+            observation = self._observe()
         flipped = up(self._data.qpos[2:]) < UPRIGHT
-        return self._observe(), reward, flipped, False, {}
+        return observation, reward, flipped, False, {}
 
 
 gym.register('spot_jax/AntWaypoint-v0', 'spot_jax.behavior.ant:AntWaypoint', max_episode_steps=300)

@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from spot_jax import online, results
+from spot_jax import online, results, sharding
 from spot_jax.config import Population
 from spot_jax.env_pool import EnvPool, MakeEnv, Steps, WorkerRestartedError
 from spot_jax.policy import Scaling, snapshot
@@ -124,12 +124,17 @@ def fine_tune(run: Any, state: PhaseState, make_env: MakeEnv) -> PhaseState:
     options, steps, shape = options_of(config), config.online.steps, run.population.shape
     evaluations, row_size = run.evaluations, run.rows.shape[1]
     files = RingFiles(run.workdir / 'ring', run.saved.get('ring_segments'))
-    ring = files.load(shape, config.online.capacity or steps, row_size)
+    mesh = sharding.grid_mesh(shape, jax.local_devices())
+    ring = jax.device_put(
+        files.load(shape, config.online.capacity or steps, row_size), sharding.layout(online.RING, mesh)
+    )
     hypers = run.hypers
     if config.online.discount is not None:
         hypers = hypers._replace(discount=jnp.full(shape, config.online.discount, jnp.float32))
-    update, act = online.online_phase(run.spec, options), online.explorer(run.spec, options)
-    add = jax.jit(online.add, donate_argnums=0)
+    fixed = jax.device_put((run.seeds, hypers, run.density_params, run.rows), sharding.layout(online.FIXED, mesh))
+    state = jax.device_put(state, sharding.layout(online.STATE, mesh))
+    update, add = online.online_phase(run.spec, options, mesh), online.adder(mesh)
+    act = online.explorer(run.spec, options)
     accumulate = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
     step = int(ring.count)
     collector = Collector(make_env, population, run.task, run.scaling, step, config.online.workers)
@@ -143,7 +148,7 @@ def fine_tune(run: Any, state: PhaseState, make_env: MakeEnv) -> PhaseState:
         """After the updates on the newest block of experience: they run on while this returns."""
         nonlocal total, blocks
         for _ in range(config.online.updates_per_step * (step > config.online.warmup_steps)):
-            state, metrics = update(state, ring, run.seeds, hypers, run.density_params, run.rows)
+            state, metrics = update(state, ring, *fixed)
             total, blocks = metrics if total is None else accumulate(total, metrics), blocks + 1
         return state
 

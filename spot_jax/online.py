@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.sharding import Mesh, PartitionSpec
 
 from spot_jax import td3
 from spot_jax.population import PhaseState, Spec, guard, stream_keys
+from spot_jax.sharding import CVAES, EVERYWHERE, POLICIES, compile_on
 from spot_jax.td3 import Hyperparameters, TD3State
 from spot_jax.types import Array, Metrics, Params, unpack
 
@@ -26,6 +28,12 @@ class Ring(struct.PyTreeNode):
 
     rows: Array  # [C, P, capacity, D], packed as in `types.unpack`
     count: Array  # int32 scalar, transitions that each member has added so far
+
+
+# How what a phase takes lies on a `sharding.grid_mesh`: a device has its members' rings, and the whole dataset.
+STATE = PhaseState(learner=POLICIES, alive=POLICIES, gradient_steps=POLICIES, block=EVERYWHERE)
+RING = Ring(POLICIES, EVERYWHERE)
+FIXED = (CVAES, POLICIES, CVAES, EVERYWHERE)  # seeds, hypers, CVAE parameters, rows
 
 
 class Options(NamedTuple):
@@ -48,6 +56,11 @@ def add(ring: Ring, rows: Array) -> Ring:
     capacity = ring.rows.shape[2]
     positions = (ring.count + jnp.arange(rows.shape[0])) % capacity
     return Ring(ring.rows.at[:, :, positions].set(jnp.moveaxis(rows, 0, 2)), ring.count + rows.shape[0])
+
+
+def adder(mesh: Mesh) -> Callable[[Ring, Array], Ring]:
+    """Compiles `add` for rings over a mesh's devices; the ring is donated."""
+    return compile_on(mesh, add, (RING, PartitionSpec(None, *POLICIES)), RING)
 
 
 def sample(key: Array, rows: Array, ring_rows: Array, size: Array, batch_size: int, options: Options) -> Array:
@@ -81,8 +94,10 @@ def cooled(weight: Array, step: Array, options: Options) -> Array:
 OnlinePhase = Callable[[PhaseState, Ring, Array, Hyperparameters, Params, Array], tuple[PhaseState, Metrics]]
 
 
-def online_phase(spec: Spec, options: Options) -> OnlinePhase:
+def online_phase(spec: Spec, options: Options, mesh: Mesh) -> OnlinePhase:
     """Compiles one block of F updates of every member, after F new environment steps; the state is donated.
+
+    Arguments lie on `mesh` as `STATE`, `RING` and `FIXED` say; a device updates its own members.
 
     The i-th of the F minibatches is drawn as it would have been right after the i-th of these steps. λ is that of the
     last of them, when the actor moves.
@@ -118,7 +133,8 @@ def online_phase(spec: Spec, options: Options) -> OnlinePhase:
         alive, learner = guard(state.alive, metrics, new, state.learner)
         return PhaseState(learner, alive, state.gradient_steps + freq * alive, state.block + 1), metrics
 
-    return jax.jit(jax.default_matmul_precision(spec.precision)(run), donate_argnums=0)
+    run = jax.default_matmul_precision(spec.precision)(run)
+    return compile_on(mesh, run, (STATE, RING, *FIXED), (STATE, POLICIES))
 
 
 # (actor parameters [C, P], observations [C, P, O], seeds [C], step) -> actions [C, P, A] in [-1, 1]

@@ -17,7 +17,7 @@ from flax import struct
 from spot_jax import td3
 from spot_jax.density import cvae_loss_fn
 from spot_jax.networks import CVAE
-from spot_jax.sharding import compile_over
+from spot_jax.sharding import compile_over, in_turns
 from spot_jax.td3 import TD3, Hyperparameters, Noise, TD3State
 from spot_jax.train_state import TrainState, correction_after, corrections, with_corrections
 from spot_jax.types import Array, Metrics, Params, Transition, unpack
@@ -26,6 +26,8 @@ from spot_jax.types import Array, Metrics, Params, Transition, unpack
 CVAE_INIT, CVAE_TRAIN, POLICY_INIT, POLICY_TRAIN = range(4)
 MAX_GROUP = 128  # blocks that draw at once
 MAX_Q = 1e4  # a member whose mean |Q| passes this has diverged
+# Members that train at a time, where not all do: on a CPU those whose parameters and moments stay in its cache.
+AT_ONCE = {'cpu': 2}
 # XLA would split small products in parts and add them up in kernels of their own.
 GPU_OPTIONS = {'xla_gpu_experimental_force_split_k': 1}
 
@@ -146,12 +148,15 @@ def _steps(num_blocks: int, per_block: int, ndim: int) -> np.ndarray:
     return np.arange(1, num_blocks * per_block + 1).reshape(num_blocks, *(1,) * (ndim - 1), per_block)
 
 
-def _make_phase(block: Block, spec: Spec, num_blocks: int, devices: Sequence[jax.Device] | None) -> Phase:
+def _make_phase(
+    block: Block, spec: Spec, num_blocks: int, devices: Sequence[jax.Device] | None, at_once: int | None
+) -> Phase:
     """Compiles `(state, seeds [C], hypers [C, P], params [C], rows [N, D]) -> (state, metrics)` of `num_blocks` blocks.
 
     Blocks run in groups: a group draws all its minibatches and noise at once, and is undone as a whole for a member
     that diverges in it. Metrics are means over the groups in which a member was alive, shaped as the members are. The
-    state is donated. Members are shared out over `devices`, by default all of this host's.
+    state is donated. Members are shared out over `devices`, by default all of this host's, and train `at_once` on each,
+    by default as `AT_ONCE` says of its platform.
     """
     size = max(k for k in range(1, MAX_GROUP + 1) if num_blocks % k == 0)
 
@@ -189,17 +194,23 @@ def _make_phase(block: Block, spec: Spec, num_blocks: int, devices: Sequence[jax
         return state, dict(zip(names, means, strict=True))
 
     run = jax.default_matmul_precision(spec.precision)(run)
+    devices = devices or jax.local_devices()
     options = GPU_OPTIONS if jax.default_backend() == 'gpu' else None
-    return compile_over(run, devices or jax.local_devices(), options)
+    at_once = at_once or AT_ONCE.get(devices[0].platform)
+    return compile_over(in_turns(run, at_once) if at_once else run, devices, options)
 
 
-def cvae_phase(spec: Spec, num_steps: int, devices: Sequence[jax.Device] | None = None) -> Phase:
+def cvae_phase(
+    spec: Spec, num_steps: int, devices: Sequence[jax.Device] | None = None, at_once: int | None = None
+) -> Phase:
     """The compiled training of all CVAEs by `num_steps` steps; see `_make_phase`."""
-    return _make_phase(Block(draw_cvae, _update_cvae, CVAE_TRAIN, (1,)), spec, num_steps, devices)
+    return _make_phase(Block(draw_cvae, _update_cvae, CVAE_TRAIN, (1,)), spec, num_steps, devices, at_once)
 
 
-def policy_phase(spec: Spec, num_steps: int, devices: Sequence[jax.Device] | None = None) -> Phase:
+def policy_phase(
+    spec: Spec, num_steps: int, devices: Sequence[jax.Device] | None = None, at_once: int | None = None
+) -> Phase:
     """The compiled training of all policies by `num_steps` steps, a multiple of `policy_freq`; see `_make_phase`."""
     freq = spec.td3.policy_freq
     block = Block(draw_policy, _update_policy, POLICY_TRAIN, (1, freq))
-    return _make_phase(block, spec, num_steps // freq, devices)
+    return _make_phase(block, spec, num_steps // freq, devices, at_once)

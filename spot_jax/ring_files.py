@@ -6,7 +6,6 @@ A checkpoint with all rows would take several copies of the ring in memory, and 
 import io
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 
 from spot_jax.checkpoint import write_atomically
@@ -38,7 +37,7 @@ class RingFiles:
         return self.segments
 
     def load(self, shape: tuple[int, int], capacity: int, row_size: int) -> Ring:
-        """The ring of members [C, P] as it was saved; raises InputError if a file is missing or damaged."""
+        """The ring of members [C, P] as it was saved, in NumPy; raises InputError if a file is missing or damaged."""
         rows = np.zeros((*shape, capacity, row_size), np.float32)
         for start, end in self.segments:
             path = self._path(start, end)
@@ -46,4 +45,4 @@ class RingFiles:
                 rows[:, :, np.arange(start, end) % capacity] = np.load(path)
             except (OSError, ValueError, EOFError) as error:
                 raise InputError(f'cannot read {path}, which the checkpoint needs: {error}') from error
-        return Ring(jnp.asarray(rows), jnp.int32(self.segments[-1, 1] if len(self.segments) else 0))
+        return Ring(rows, np.int32(self.segments[-1, 1] if len(self.segments) else 0))

@@ -1,8 +1,10 @@
-"""A population over several devices: each trains its share of the members, and they never talk during a phase.
+"""A population over several devices, and on one device in turns: the members never talk during a phase.
 
-Outside a phase all arrays are in their plain layout, on every device, so that nothing else has to know of this.
+Outside an offline phase all arrays are in their plain layout, on every device, so that nothing else has to know. Online
+each member's ring stays where it is.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,12 +14,74 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 EVERYWHERE, MEMBERS = PartitionSpec(), PartitionSpec('members')
+CVAES, POLICIES = PartitionSpec('cvaes'), PartitionSpec('cvaes', 'settings')  # on a `grid_mesh`
 
 
 def split(num_cvaes: int, num_settings: int, num_devices: int) -> int:
     """Into how many groups the settings of each CVAE are split, so that the busiest device has the fewest members."""
     divisors = [k for k in range(1, num_settings + 1) if num_settings % k == 0]
     return min(divisors, key=lambda k: -(-num_cvaes * k // num_devices) * (num_settings // k))
+
+
+def by_rows(k: int, state: Any, seeds: jax.Array, hypers: Any, params: Any) -> tuple[Any, ...]:
+    """A phase's arguments with the members [C, P] as rows [C * k, P / k], each with its CVAE; `state` has no block."""
+    c, p = hypers.discount.shape
+    of_policies = lambda x: x.reshape(c * k, p // k, *x.shape[2:])
+    of_cvaes = lambda x: jnp.repeat(x, k, axis=0)
+    learners = of_policies if state.alive.ndim == 2 else of_cvaes  # members are [C] in the CVAEs' phase
+    return (
+        jax.tree.map(learners, state),
+        of_cvaes(seeds),
+        jax.tree.map(of_policies, hypers),
+        jax.tree.map(of_cvaes, params),
+    )
+
+
+def in_turns(run: Callable[..., Any], at_once: int) -> Callable[..., Any]:
+    """A phase's `run` for at most `at_once` members at a time, each lot from the phase's start to its end."""
+
+    def turned(state: Any, seeds: jax.Array, hypers: Any, params: Any, rows: jax.Array) -> tuple[Any, Any]:
+        c, p = state.alive.shape if state.alive.ndim == 2 else (*state.alive.shape, 1)
+        k = next(k for k in range(1, p + 1) if p % k == 0 and p // k <= at_once)
+        size = max(n for n in range(1, c * k + 1) if c * k % n == 0 and (n == 1 or n * (p // k) <= at_once))
+        if (k, size) == (1, c):
+            return run(state, seeds, hypers, params, rows)
+        arguments = by_rows(k, state.replace(block=None), seeds, hypers, params)
+
+        def turn(arguments: tuple[Any, ...]) -> tuple[Any, Any]:
+            lot, *rest = arguments
+            new, metrics = run(lot.replace(block=state.block), *rest, rows)
+            return (new.replace(block=None), metrics), new.block
+
+        turns = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), arguments)
+        found, blocks = jax.lax.map(turn, turns)
+        axes = 1 + state.alive.ndim
+        new, metrics = jax.tree.map(lambda x: x.reshape(*state.alive.shape, *x.shape[axes:]), found)
+        return new.replace(block=blocks[0]), metrics
+
+    return turned
+
+
+def grid_mesh(shape: tuple[int, int], devices: Sequence[jax.Device]) -> Mesh:
+    """As many of the devices as share out members [C, P] evenly, as a grid."""
+    divisors = [[k for k in range(1, n + 1) if n % k == 0] for n in shape]
+    fitting = [(i, j) for i in divisors[0] for j in divisors[1] if i * j <= len(devices)]
+    i, j = max(fitting, key=lambda ij: (math.prod(ij), ij))
+    return Mesh(np.array(devices[: i * j]).reshape(i, j), ('cvaes', 'settings'))
+
+
+def layout(specs: Any, mesh: Mesh) -> Any:
+    """The shardings over a mesh that partition specs stand for."""
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+
+
+def compile_on(mesh: Mesh, fn: Callable[..., Any], in_specs: Any, out_specs: Any) -> Any:
+    """Compiles a function of members on each device's own ones; its first argument is donated.
+
+    Results are laid out as they are asked for, so that the next call finds its arguments as the first did.
+    """
+    over = jax.shard_map(fn, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    return jax.jit(over, donate_argnums=0, out_shardings=layout(out_specs, mesh))
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
@@ -38,13 +102,11 @@ def compile_over(run: Callable[..., Any], devices: Sequence[jax.Device], options
 
     def shared(state: Any, seeds: jax.Array, hypers: Any, params: Any, rows: jax.Array) -> tuple[Any, Any]:
         c, p = hypers.discount.shape
-        axes = state.alive.ndim  # members are [C] in the CVAEs' phase, [C, P] in the policies'
+        axes = state.alive.ndim
         k = split(c, p, len(devices)) if axes == 2 else 1
         num_rows = -(-c * k // len(devices)) * len(devices)
         filled = np.minimum(np.arange(num_rows), c * k - 1)
-        of_policies = lambda x: x.reshape(c * k, p // k, *x.shape[2:])[filled]
-        of_cvaes = lambda x: jnp.repeat(x, k, axis=0)[filled]
-        spread = jax.tree.map(of_policies if axes == 2 else of_cvaes, state.replace(block=None))
+        arguments = jax.tree.map(lambda x: x[filled], by_rows(k, state.replace(block=None), seeds, hypers, params))
         spec = state.replace(learner=MEMBERS, alive=MEMBERS, gradient_steps=MEMBERS, block=EVERYWHERE)
         new, metrics = jax.shard_map(
             run,
@@ -52,13 +114,7 @@ def compile_over(run: Callable[..., Any], devices: Sequence[jax.Device], options
             in_specs=(spec, MEMBERS, MEMBERS, MEMBERS, EVERYWHERE),
             out_specs=(spec, MEMBERS),
             check_vma=False,
-        )(
-            spread.replace(block=state.block),
-            of_cvaes(seeds),
-            jax.tree.map(of_policies, hypers),
-            jax.tree.map(of_cvaes, params),
-            rows,
-        )
+        )(arguments[0].replace(block=state.block), *arguments[1:], rows)
         gather = lambda x: x[: c * k].reshape(*state.alive.shape, *x.shape[axes:])
         return jax.tree.map(gather, new.replace(block=None)).replace(block=new.block), jax.tree.map(gather, metrics)
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spot_jax import finetuning, online, policy, population, td3
+from spot_jax import finetuning, online, policy, population, sharding, td3
 from spot_jax.config import Member, Population
 from spot_jax.errors import InputError
 from spot_jax.networks import CVAE, Actor, DoubleCritic
@@ -91,7 +91,7 @@ def test_block_equals_updates_written_by_hand():
     state = population.init_policies(seeds, 1, spec)
     expected = jax.tree.map(lambda x: x[0, 0], state.learner)
     ring = online.empty_ring((1, 1), 12, 10)
-    phase = online.online_phase(spec, OPTIONS)
+    phase = online.online_phase(spec, OPTIONS, sharding.grid_mesh((1, 1), jax.devices()))
     for block in range(6):
         ring = online.add(ring, new[2 * block : 2 * block + 2][:, None, None])
         state, _ = phase(state, ring, seeds, hypers, params, rows)

@@ -1,4 +1,4 @@
-"""Members shared out over three devices come out as on one."""
+"""Members shared out over three devices come out as on one, and in turns as all at once."""
 
 import os
 import subprocess
@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from spot_jax.sharding import split
+from spot_jax.sharding import grid_mesh, split
 
 PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np
 jax.config.update('jax_num_cpu_devices', 3)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 from tiny import tiny
-from spot_jax import population, sharding
+from spot_jax import online, population, sharding
 from spot_jax.build import build_spec
 from spot_jax.config import members
 rows = jnp.array(np.random.default_rng(0).uniform(-1, 1, (50, 12)), jnp.float32)
@@ -27,19 +27,46 @@ for changes in (
     spec, everyone = build_spec(config, 4, 2), members(config)
     seeds, hypers = jnp.array([s for s, _ in everyone.cvaes()], jnp.uint32), everyone.hyperparameters()
     found = []
-    for devices in (jax.devices()[:1], jax.devices()):
-        cvaes, _ = population.cvae_phase(spec, 10, devices)(
+    for devices, at_once in ((jax.devices()[:1], 4), (jax.devices()[:1], 2), (jax.devices(), 1)):
+        cvaes, _ = population.cvae_phase(spec, 10, devices, at_once)(
             population.init_cvaes(seeds, spec), seeds, hypers, None, rows
         )
-        phase = population.policy_phase(spec, 10, devices)
+        phase = population.policy_phase(spec, 10, devices, at_once)
         state = sharding.replicate(population.init_policies(seeds, everyone.shape[1], spec), devices)
         for _ in range(2):
             state, metrics = phase(state, seeds, hypers, cvaes.learner.params, rows)
         assert (int(state.block), phase._cache_size()) == (10, 1)
         found.append(jax.device_get((cvaes.learner, state, metrics)))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *found)
+    for other in found[1:]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found[0], other)
+
+options = online.Options(True, None, 0.2, 100, 0.1)
+new = jnp.array(np.random.default_rng(1).uniform(-1, 1, (4, 2, *everyone.shape, 12)), jnp.float32)
+found = []
+for devices in (jax.devices()[:1], jax.devices()):
+    mesh = sharding.grid_mesh(everyone.shape, devices)
+    policies = population.init_policies(seeds, everyone.shape[1], spec)
+    ring = jax.device_put(online.empty_ring(everyone.shape, 6, 12), sharding.layout(online.RING, mesh))
+    fixed = jax.device_put((seeds, hypers, cvaes.learner.params, rows), sharding.layout(online.FIXED, mesh))
+    state = jax.device_put(policies, sharding.layout(online.STATE, mesh))
+    update, add = online.online_phase(spec, options, mesh), online.adder(mesh)
+    for block in new:
+        ring = add(ring, block)
+        state, metrics = update(state, ring, *fixed)
+    assert (update._cache_size(), add._cache_size()) == (1, 1)
+    found.append(jax.device_get((state, ring, metrics)))
+assert [(s.device.id, s.data.shape) for s in ring.rows.addressable_shards] == [(0, (2, 2, 6, 12)), (1, (2, 2, 6, 12))]
+jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *found)
 print('agree')
 """
+
+
+@pytest.mark.parametrize(
+    ('shape', 'devices', 'expected'),
+    [((4, 1), 4, (4, 1)), ((4, 2), 3, (2, 1)), ((1, 6), 4, (1, 3)), ((2, 3), 6, (2, 3)), ((5, 1), 4, (1, 1))],
+)
+def test_the_grid_of_devices_shares_members_out_evenly(shape, devices, expected):
+    assert grid_mesh(shape, list(range(devices))).devices.shape == expected
 
 
 @pytest.mark.parametrize(
@@ -50,7 +77,7 @@ def test_settings_are_split_where_it_helps(cvaes, settings, devices, expected):
     assert split(cvaes, settings, devices) == expected
 
 
-def test_three_devices_give_the_results_of_one():
+def test_three_devices_and_turns_give_the_results_of_one():
     here = Path(__file__).parent
     environment = {**os.environ, 'PYTHONPATH': f'{here}{os.pathsep}{here.parent}'}
     done = subprocess.run([sys.executable, '-c', PROGRAM], env=environment, capture_output=True, text=True, check=False)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from spot_jax import environments, online, population
+from spot_jax import environments, online, population, sharding
 from spot_jax.benchmark.phases import TRANSITIONS, random_rows, read_config
 from spot_jax.build import build_spec
 from spot_jax.config import members
@@ -59,14 +59,18 @@ class Loops:
         scaling = Scaling(np.zeros(observation_dim, np.float32), np.ones(observation_dim, np.float32), low, high)
         self.freq, self.shape, self.step = spec.td3.policy_freq, people.shape, 0
         self.seeds = jnp.arange(num_members, dtype=jnp.uint32)
-        self.hypers = people.hyperparameters()
         row_size = 2 * observation_dim + len(low) + 2
-        self.rows = jnp.asarray(np.resize(random_rows(spec), (transitions, row_size)))
-        self.state = population.init_policies(self.seeds, 1, spec)
-        self.density = population.init_cvaes(self.seeds, spec).learner.params
-        self.ring = online.empty_ring(self.shape, capacity, row_size)
-        self.add = jax.jit(online.add, donate_argnums=0)
-        self.update, self.act = online.online_phase(spec, options_of(config)), online.explorer(spec, options_of(config))
+        rows = np.resize(random_rows(spec), (transitions, row_size))
+        density = population.init_cvaes(self.seeds, spec).learner.params
+        mesh = sharding.grid_mesh(self.shape, jax.local_devices())
+        self.ring = jax.device_put(
+            online.empty_ring(self.shape, capacity, row_size), sharding.layout(online.RING, mesh)
+        )
+        self.state = jax.device_put(population.init_policies(self.seeds, 1, spec), sharding.layout(online.STATE, mesh))
+        fixed = self.seeds, people.hyperparameters(), density, rows
+        self.fixed = _, _, self.density, self.rows = jax.device_put(fixed, sharding.layout(online.FIXED, mesh))
+        self.add, self.act = online.adder(mesh), online.explorer(spec, options_of(config))
+        self.update = online.online_phase(spec, options_of(config), mesh)
         self.overlapped, self.alone = (Collector(make_env, people, task, scaling, 0, w) for w in (workers, 0))
         self.actions = np.random.default_rng(0).uniform(-1, 1, (num_members, len(low))).astype(np.float32)
 
@@ -82,7 +86,7 @@ class Loops:
 
     def learn(self) -> None:
         """Dispatches a block of updates."""
-        self.state, _ = self.update(self.state, self.ring, self.seeds, self.hypers, self.density, self.rows)
+        self.state, _ = self.update(self.state, self.ring, *self.fixed)
 
     def finish(self) -> None:
         """Waits for what was dispatched."""

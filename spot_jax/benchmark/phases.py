@@ -61,7 +61,9 @@ def with_settings(config: ConfigDict, **settings: Any) -> ConfigDict:
     return changed
 
 
-def prepare(config: ConfigDict, spec: Spec, phase: str, steps: int) -> tuple[Any, Callable[[], tuple[Any, ...]]]:
+def prepare(
+    config: ConfigDict, spec: Spec, phase: str, steps: int, at_once: int | None = None
+) -> tuple[Any, Callable[[], tuple[Any, ...]]]:
     """A phase ('cvae' or 'policy') of `steps` steps, and a function that makes its arguments but the rows."""
     everyone = members(config)
     make = population.cvae_phase if phase == 'cvae' else population.policy_phase
@@ -74,12 +76,15 @@ def prepare(config: ConfigDict, spec: Spec, phase: str, steps: int) -> tuple[Any
         policies = population.init_policies(seeds, everyone.shape[1], spec)
         return policies, seeds, everyone.hyperparameters(), cvaes.learner.params
 
-    return make(spec, steps), arguments
+    return make(spec, steps, at_once=at_once), arguments
 
 
 def lower(config: ConfigDict, phase: str, sizes: tuple[int, int], steps: int, sharding: Any) -> Any:
-    """A phase of a population lowered from shapes alone, for a million rows; sizes: of observations and actions."""
-    run, arguments = prepare(config, build_spec(config, *sizes), phase, steps)
+    """A phase of a population lowered from shapes alone, for a million rows; sizes: of observations and actions.
+
+    All members train at once, as on a GPU.
+    """
+    run, arguments = prepare(config, build_spec(config, *sizes), phase, steps, len(members(config).members))
     rows = jax.ShapeDtypeStruct((1_000_000, 2 * sizes[0] + sizes[1] + 2), jnp.float32)
     shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     return run.lower(*jax.tree.map(shape, (*jax.eval_shape(arguments), rows)))

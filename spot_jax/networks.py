@@ -30,7 +30,7 @@ def _product_backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, A
     if kernel.shape[-1] == 1:  # of a critic; else each kernel that reads it would compute it anew, from old biases too
         grad = jax.lax.optimization_barrier(grad)
     rows = lambda x: x.reshape(-1, x.shape[-1])
-    return grad @ kernel.T, jnp.einsum('bi,bo->io', rows(x), rows(grad))
+    return jnp.einsum('...o,io->...i', grad, kernel), jnp.einsum('bi,bo->io', rows(x), rows(grad))
 
 
 product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)

@@ -14,7 +14,7 @@ from flax import struct
 from jax.sharding import Mesh, PartitionSpec
 
 from spot_jax import td3
-from spot_jax.population import PhaseState, Spec, guard, stream_keys
+from spot_jax.population import XLA_OPTIONS, PhaseState, Spec, guard, stream_keys
 from spot_jax.sharding import CVAES, EVERYWHERE, POLICIES, compile_on
 from spot_jax.td3 import Hyperparameters, TD3State
 from spot_jax.types import Array, Metrics, Params, unpack
@@ -134,7 +134,8 @@ def online_phase(spec: Spec, options: Options, mesh: Mesh) -> OnlinePhase:
         return PhaseState(learner, alive, state.gradient_steps + freq * alive, state.block + 1), metrics
 
     run = jax.default_matmul_precision(spec.precision)(run)
-    return compile_on(mesh, run, (STATE, RING, *FIXED), (STATE, POLICIES))
+    options_of_xla = XLA_OPTIONS.get(mesh.devices.flat[0].platform)
+    return compile_on(mesh, run, (STATE, RING, *FIXED), (STATE, POLICIES), options_of_xla)
 
 
 # (actor parameters [C, P], observations [C, P, O], seeds [C], step) -> actions [C, P, A] in [-1, 1]

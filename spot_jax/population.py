@@ -28,8 +28,12 @@ MAX_GROUP = 128  # blocks that draw at once
 MAX_Q = 1e4  # a member whose mean |Q| passes this has diverged
 # Members that train at a time, where not all do: on a CPU those whose parameters and moments stay in its cache.
 AT_ONCE = {'cpu': 2}
-# XLA would split small products in parts and add them up in kernels of their own.
-GPU_OPTIONS = {'xla_gpu_experimental_force_split_k': 1}
+# A GPU's small products would be split in parts, added up by kernels of their own; a CPU's would go to YNNPACK, which
+# is slower here than Eigen (experiments/results/throughput).
+XLA_OPTIONS: dict[str, dict[str, Any]] = {
+    'gpu': {'xla_gpu_experimental_force_split_k': 1},
+    'cpu': {'xla_cpu_experimental_ynn_fusion_type': ''},
+}
 
 
 class PhaseState(struct.PyTreeNode):
@@ -195,9 +199,9 @@ def _make_phase(
 
     run = jax.default_matmul_precision(spec.precision)(run)
     devices = devices or jax.local_devices()
-    options = GPU_OPTIONS if jax.default_backend() == 'gpu' else None
-    at_once = at_once or AT_ONCE.get(devices[0].platform)
-    return compile_over(in_turns(run, at_once) if at_once else run, devices, options)
+    platform = devices[0].platform
+    at_once = at_once or AT_ONCE.get(platform)
+    return compile_over(in_turns(run, at_once) if at_once else run, devices, XLA_OPTIONS.get(platform))
 
 
 def cvae_phase(

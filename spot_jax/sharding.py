@@ -75,13 +75,15 @@ def layout(specs: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
 
-def compile_on(mesh: Mesh, fn: Callable[..., Any], in_specs: Any, out_specs: Any) -> Any:
+def compile_on(
+    mesh: Mesh, fn: Callable[..., Any], in_specs: Any, out_specs: Any, options: dict[str, Any] | None = None
+) -> Any:
     """Compiles a function of members on each device's own ones; its first argument is donated.
 
     Results are laid out as they are asked for, so that the next call finds its arguments as the first did.
     """
     over = jax.shard_map(fn, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
-    return jax.jit(over, donate_argnums=0, out_shardings=layout(out_specs, mesh))
+    return jax.jit(over, donate_argnums=0, out_shardings=layout(out_specs, mesh), compiler_options=options)
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:

@@ -5,9 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from spot_jax.sharding import grid_mesh, split
+from spot_jax.population import PhaseState
+from spot_jax.sharding import grid_mesh, in_turns, split
+from spot_jax.td3 import Hyperparameters
 
 PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np
@@ -27,7 +32,7 @@ for changes in (
     spec, everyone = build_spec(config, 4, 2), members(config)
     seeds, hypers = jnp.array([s for s, _ in everyone.cvaes()], jnp.uint32), everyone.hyperparameters()
     found = []
-    for devices, at_once in ((jax.devices()[:1], 4), (jax.devices()[:1], 2), (jax.devices(), 1)):
+    for devices, at_once in ((jax.devices()[:1], 8), (jax.devices(), 1)):
         cvaes, _ = population.cvae_phase(spec, 10, devices, at_once)(
             population.init_cvaes(seeds, spec), seeds, hypers, None, rows
         )
@@ -37,8 +42,7 @@ for changes in (
             state, metrics = phase(state, seeds, hypers, cvaes.learner.params, rows)
         assert (int(state.block), phase._cache_size()) == (10, 1)
         found.append(jax.device_get((cvaes.learner, state, metrics)))
-    for other in found[1:]:
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found[0], other)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *found)
 
 options = online.Options(True, None, 0.2, 100, 0.1)
 new = jnp.array(np.random.default_rng(1).uniform(-1, 1, (4, 2, *everyone.shape, 12)), jnp.float32)
@@ -75,6 +79,32 @@ def test_the_grid_of_devices_shares_members_out_evenly(shape, devices, expected)
 )
 def test_settings_are_split_where_it_helps(cvaes, settings, devices, expected):
     assert split(cvaes, settings, devices) == expected
+
+
+@pytest.mark.parametrize(('shape', 'at_once'), [((4, 1), 2), ((2, 4), 2), ((2, 2), 4), ((5, 2), 4), ((1, 7), 2)])
+@pytest.mark.parametrize('phase', ['cvae', 'policy'])
+def test_turns_give_everyone_their_own(phase, at_once, shape):
+    """A phase that writes down what each member was given; no turn is larger than it may be."""
+    members = shape if phase == 'policy' else shape[:1]
+    per_member = lambda x: x[:, None] if phase == 'policy' else x
+    hypers = Hyperparameters(*(jnp.arange(np.prod(shape)).reshape(shape) + 100.0 * i for i in range(8)))
+    own = jnp.arange(np.prod(members)).reshape(members) * 0.5
+    state = PhaseState({'w': jnp.stack([own, 2 * own], axis=-1)}, own > 1, own.astype(jnp.int32), jnp.int32(7))
+    seeds, params = jnp.arange(shape[0]) + 1000, jnp.arange(shape[0]) + 2000
+    sizes = []
+
+    def run(state, seeds, hypers, params, rows):
+        sizes.append(state.alive.size)
+        seen = per_member(seeds + params) * jnp.ones(state.alive.shape) + rows[0] * (
+            hypers.discount if phase == 'policy' else hypers.beta[:, 0]
+        )
+        learner = {'w': state.learner['w'] + jnp.stack([seen, -seen], axis=-1)}
+        return PhaseState(learner, ~state.alive, state.gradient_steps + 1, state.block + 3), {'q': seen}
+
+    arguments = (state, seeds, hypers, params, jnp.full(1, 2.0))
+    got = jax.jit(in_turns(run, at_once))(*arguments)
+    assert max(sizes) <= at_once
+    jax.tree.map(np.testing.assert_array_equal, got, run(*arguments))
 
 
 def test_three_devices_and_turns_give_the_results_of_one():

@@ -37,7 +37,8 @@ def jax_cases(config: ConfigDict, args: argparse.Namespace, rows: np.ndarray) ->
     plan = [('cvae', 1, 1), ('policy', 1, 1), ('policy', 10, 1), *(('policy', 1, m) for m in args.members if m > 1)]
     for phase, num_samples, num_members in plan:
         changed = with_settings(config, seeds=tuple(range(num_members)), **{'regularizer.num_samples': num_samples})
-        steps = max(config.policy_freq, args.steps // num_samples // num_members // 2 * 2)
+        # Enough that a round's start and end weigh as little as in a run, whose rounds are `log_interval` long.
+        steps = max(10, args.steps // num_samples // num_members // config.policy_freq) * config.policy_freq
         name = case_name(phase, num_samples) + (f' M={num_members}' if num_members > 1 else '')
         cases.append(case(f'{name} | spot_jax', changed, on_device, phase, args.sizes, steps))
     return cases

@@ -113,7 +113,7 @@ def launches(config: ConfigDict, sizes: tuple[int, int]) -> list[dict[str, Any]]
         for num_members in MEMBERS:
             everyone = with_settings(config, seeds=tuple(range(num_members)))
             lowered = lower(everyone, phase, sizes, STEPS, sharding)
-            hlo = lowered.compile(compiler_options=population.GPU_OPTIONS).as_text()
+            hlo = lowered.compile(compiler_options=population.XLA_OPTIONS['gpu']).as_text()
             rows.append({'phase': phase, 'members': num_members, **per_block(hlo, num_blocks)})
     return rows
 

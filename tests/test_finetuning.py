@@ -129,6 +129,8 @@ def test_both_phases_in_one_run_and_apart(finished, tmp_path, monkeypatch, capsy
     ring = RingFiles(together / 'ring', saved).load((2, 1), 40, 12)
     np.testing.assert_array_equal(ring.rows[:, :, :20], earlier.rows[:, :, :20])
     assert (np.abs(ring.rows[..., :2]).max(axis=-1) > 0).all()
+    with pytest.raises(InputError, match='past its offline phase'):
+        training.run(tiny(**CHANGES, **{'offline.steps': 80}), together)
     results = json.loads((together / 'results.json').read_text())
     before = json.loads((finished / 'results.json').read_text())
     for member, earlier in zip(results['members'], before['members'], strict=True):

@@ -68,6 +68,15 @@ def test_stopped_and_resumed_is_bit_identical(finished, tmp_path, monkeypatch, s
     assert_same_run(tmp_path, finished)
 
 
+def test_a_finished_run_goes_on_to_more_steps(finished, tmp_path):
+    assert training.run(tiny(**{'offline.steps': 20}), tmp_path) == 0
+    assert training.run(tiny(), tmp_path) == 0
+    assert_same_run(tmp_path, finished)
+    assert read_run(tmp_path)[0]['offline']['steps'] == 40
+    with pytest.raises(InputError, match=r'another config.*offline'):
+        training.run(tiny(**{'offline.steps': 20}), tmp_path)
+
+
 def command_line(workdir, **changes):
     """The command of `tiny` settings."""
     flat = {

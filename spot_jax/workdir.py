@@ -13,7 +13,7 @@ from spot_jax.errors import InputError
 
 
 def open_workdir(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
-    """Makes a run's folder, or returns the checkpoint to resume from; more `offline.steps` than before make it longer.
+    """Makes a run's folder, or returns the checkpoint to resume from; more offline or online steps make a run longer.
 
     Raises InputError if it is another run's, cannot be written, or has no whole checkpoint among several.
     """
@@ -29,18 +29,24 @@ def open_workdir(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     except OSError as error:
         raise InputError(f'cannot write in --workdir={workdir}: {error.strerror}') from error
     theirs, ours = _read_config(path), json.loads(text)
-    longer = {**theirs, 'offline': ours['offline']} == ours and theirs['offline']['steps'] < ours['offline']['steps']
-    if theirs != ours and not longer:
+    if theirs != ours and not _is_longer(theirs, ours):
         names = [k for k in sorted(ours.keys() | theirs.keys()) if theirs.get(k) != ours.get(k)]
         raise InputError(
             f'{workdir} holds a run of another config (differs in {", ".join(names)}): choose another --workdir'
         )
     state = _restore(workdir)
-    if longer:
-        if state is not None and state['phase'] == 'online':
-            raise InputError(f'the run in {workdir} is past its offline phase: choose another --workdir')
+    if theirs['offline'] != ours['offline'] and state is not None and state['phase'] == 'online':
+        raise InputError(f'the run in {workdir} is past its offline phase: choose another --workdir')
+    if theirs != ours:
         checkpoint.write_atomically(path, text.encode())
     return state
+
+
+def _is_longer(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
+    """Whether our config differs from theirs in more steps alone."""
+    phases = ('offline', 'online')
+    same = {**theirs, **{p: {**theirs.get(p, {}), 'steps': ours[p]['steps']} for p in phases}} == ours
+    return same and all(theirs[p]['steps'] <= ours[p]['steps'] for p in phases)
 
 
 def read_run(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -145,6 +145,11 @@ def test_both_phases_in_one_run_and_apart(finished, tmp_path, monkeypatch, capsy
     assert steps == [40, 50, 60, 70, 80]
     assert sum(phase == 'offline' for phase, _ in rows) == 2 * (4 + 2)  # that phase was not done again
 
+    assert training.run(tiny(**{**CHANGES, 'online.steps': 50}), together) == 0  # goes on to more steps
+    longer = RingFiles(together / 'ring', read_run(together)[1]['ring_segments']).load((2, 1), 50, 12)
+    assert longer.count == 50
+    np.testing.assert_array_equal(longer.rows[:, :, :40], ring.rows)
+
     assert training.run(tiny(**CHANGES, **{'online.restore': str(finished), 'seeds': (7,)}), apart) == 0
     results = json.loads((apart / 'results.json').read_text())
     assert [m['seed'] for m in results['members']] == [0, 1]  # the population it goes on from

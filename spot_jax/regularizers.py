@@ -55,6 +55,7 @@ PENALTIES: dict[str, density.Estimator] = {
 
 def support(cvae: CVAE, estimator: str, num_samples: int) -> Regularizer:
     """SPOT: −log π_β(π(s)|s) by a density estimator of `num_samples` latents (paper, Eq. 8)."""
+    cvae = cvae.clone(frozen=True)
 
     def penalty(params: Params, batch: Transition, actions: Array, noise: Array, beta: Array) -> Array:
         return PENALTIES[estimator](cvae, params, batch.observations, actions, noise, beta)

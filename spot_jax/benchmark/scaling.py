@@ -37,7 +37,7 @@ def cases(config: ConfigDict, sizes: tuple[int, int], updates: int) -> dict[tupl
             key = changed.to_json()
             if key not in compiled:
                 work = len(changed.seeds) * update_flops(build_spec(changed, *sizes), 'policy') / usual
-                steps = max(1, round(updates / work / config.policy_freq)) * config.policy_freq
+                steps = max(10, round(updates / work / config.policy_freq)) * config.policy_freq
                 compiled[key] = case(f'{axis} = {value}', changed, rows, 'policy', sizes, steps)
             found[axis, value] = compiled[key]
     return found

@@ -35,7 +35,7 @@ def open_workdir(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
             f'{workdir} holds a run of another config (differs in {", ".join(names)}): choose another --workdir'
         )
     state = _restore(workdir)
-    if theirs['offline'] != ours['offline'] and state is not None and state['phase'] == 'online':
+    if theirs.get('offline') != ours.get('offline') and state is not None and state['phase'] == 'online':
         raise InputError(f'the run in {workdir} is past its offline phase: choose another --workdir')
     if theirs != ours:
         checkpoint.write_atomically(path, text.encode())
@@ -43,10 +43,11 @@ def open_workdir(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
 
 
 def _is_longer(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
-    """Whether our config differs from theirs in more steps alone."""
-    phases = ('offline', 'online')
-    same = {**theirs, **{p: {**theirs.get(p, {}), 'steps': ours[p]['steps']} for p in phases}} == ours
-    return same and all(theirs[p]['steps'] <= ours[p]['steps'] for p in phases)
+    """Whether our config differs from theirs in more steps of a phase alone."""
+    steps = lambda config, phase: config.get(phase, {}).get('steps', 0)
+    longer = [phase for phase in ('offline', 'online') if steps(theirs, phase) < steps(ours, phase)]
+    with_more = {phase: {**theirs.get(phase, {}), 'steps': steps(ours, phase)} for phase in longer}
+    return {**theirs, **with_more} == ours
 
 
 def read_run(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:

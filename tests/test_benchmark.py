@@ -114,7 +114,13 @@ def assert_same(loss, net, our_loss, our_grads):
 
 def test_command(tmp_path, capsys):
     path = tmp_path / 'figures.json'
-    command = [f'--config={EXPERIMENTS}/pointmaze.py:umaze', '--observation-dim=4', '--action-dim=2', '--no-torch']
+    command = [
+        f'--config={EXPERIMENTS}/pointmaze.py:umaze',
+        '--observation-dim=4',
+        '--action-dim=2',
+        '--no-torch',
+        '--device=cpu',
+    ]
     command += ['--steps=4', '--rounds=1', '--members=2', f'--json={path}']
     assert main(command) == 0
     figures = json.loads(path.read_text())
@@ -123,6 +129,15 @@ def test_command(tmp_path, capsys):
     assert all(row['updates_per_s'] > 0 and row['memory_mib'] > 0 for row in figures[1:])
     assert main(command) == 2
     assert 'there already' in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there(capsys):
+    before = jax.config.jax_platforms
+    try:
+        assert main([f'--config={EXPERIMENTS}/pointmaze.py:umaze', '--device=nonsense']) == 2
+    finally:
+        jax.config.update('jax_platforms', before)
+    assert '--device=nonsense: jax finds no such device' in capsys.readouterr().err
 
 
 def test_scaling_command(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""`python -m spot_jax.benchmark [--config=FILE.py[:PRESET]] [--json=FILE] [--no-torch] [--members=1,4,16,64]`.
+"""`python -m spot_jax.benchmark [--config=FILE.py[:PRESET]] [--device=cpu] [--json=FILE] [--no-torch] [--members=1,4]`.
 
 `--scaling --plot=FILE.png` measures how an update grows instead, and `--kernels` counts a GPU's launches. Everything
 is measured alternately in this one process, on random data of the given sizes; figures are medians over rounds. Updates
@@ -44,10 +44,27 @@ def jax_cases(config: ConfigDict, args: argparse.Namespace, rows: np.ndarray) ->
     return cases
 
 
+def use_device(name: str) -> None:
+    """Has JAX compute on this kind of device; raises InputError if there is none."""
+    jax.config.update('jax_platforms', name)
+    try:
+        jax.devices(name)
+    except RuntimeError as error:
+        raise InputError(f'--device={name}: jax finds no such device; try cpu, or install jax for it') from error
+
+
 def torch_cases(config: ConfigDict, args: argparse.Namespace, rows: np.ndarray) -> list[Case]:
     """Both baselines: CVAE, policy at L = 1 and 10."""
+    import torch
+
     from spot_jax.benchmark.baseline import Baseline, runner
 
+    if jax.default_backend() == 'gpu':
+        if not torch.cuda.is_available():
+            raise InputError(
+                'torch finds no GPU, so the baseline would run on the CPU: install it for CUDA, or --no-torch'
+            )
+        torch.set_default_device('cuda')
     cases = []
     for phase, num_samples in (('cvae', 1), ('policy', 1), ('policy', 10)):
         spec = build_spec(with_settings(config, **{'regularizer.num_samples': num_samples}), *args.sizes)
@@ -85,6 +102,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 def figures_of(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
     """What was asked for, as rows for `--json` and as a table for people; raises InputError if torch is missing."""
     config = read_config(args.config)
+    if args.device is not None:
+        use_device(args.device)
     if args.kernels:
         counts = kernels.launches(config, args.sizes)
         return counts, kernels.table(counts)
@@ -122,6 +141,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog='python -m spot_jax.benchmark', description=__doc__)
     parser.add_argument('--config', default='experiments/antmaze.py', help='whose settings and network sizes')
+    parser.add_argument('--device', help="JAX's name of it: cpu, cuda, rocm, tpu; the baseline goes to the GPU, too")
     parser.add_argument('--observation-dim', type=int, default=29)
     parser.add_argument('--action-dim', type=int, default=8)
     parser.add_argument('--members', type=lambda s: [int(m) for m in s.split(',')], default=[1, 4, 16, 64])

@@ -42,13 +42,17 @@ class Baseline:
     """SPOT's networks, losses and updates for one member."""
 
     def __init__(self, spec: Spec, rows: np.ndarray, weight: float, beta: float, discount: float, tuned: bool):
-        """`rows` [N, 2 * O + A + 2] are packed as in `types.unpack`; the other settings are the authors' own."""
+        """`rows` [N, 2 * O + A + 2] are packed as in `types.unpack`; the other settings are the authors' own.
+
+        All of it lies on torch's default device, but for the published replay buffer.
+        """
+        self.device = torch.get_default_device()
         self.spec, self.tuned = spec, tuned
         self.weight, self.beta, self.discount = weight, beta, discount
         self.rng = np.random.default_rng(0)
         o, a, z = spec.observation_dim, spec.cvae.action_dim, spec.cvae.num_latents
         self.columns = (o, a, 1, 1, o)
-        self.rows = torch.from_numpy(rows)
+        self.rows = torch.from_numpy(rows).to(self.device)
         ends = np.cumsum(self.columns)[:-1]
         self.arrays = [np.ascontiguousarray(c) for c in np.split(rows, ends, axis=1)]  # the published replay buffer
         actor_dims, critic_dims = spec.td3.actor.hidden_dims, spec.td3.critic.hidden_dims
@@ -79,7 +83,7 @@ class Baseline:
         if self.tuned:
             return self.rows[torch.randint(len(self.rows), (size,))].split(self.columns, dim=-1)
         indices = self.rng.integers(len(self.rows), size=size)
-        return tuple(torch.from_numpy(array[indices]) for array in self.arrays)
+        return tuple(torch.from_numpy(array[indices]).to(self.device) for array in self.arrays)
 
     def encode(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation of q(z|s, a)."""
@@ -163,5 +167,7 @@ def runner(baseline: Baseline, phase: str) -> Callable[[int], Any]:
                 baseline.cvae_update()
             else:
                 baseline.policy_update(step)
+        if baseline.device.type == 'cuda':
+            torch.cuda.synchronize()
 
     return run

@@ -125,14 +125,15 @@ def fine_tune(run: Any, state: PhaseState, make_env: MakeEnv) -> PhaseState:
     evaluations, row_size = run.evaluations, run.rows.shape[1]
     files = RingFiles(run.workdir / 'ring', run.saved.get('ring_segments'))
     mesh = sharding.grid_mesh(shape, jax.local_devices())
-    ring = jax.device_put(
-        files.load(shape, config.online.capacity or steps, row_size), sharding.layout(online.RING, mesh)
-    )
     hypers = run.hypers
     if config.online.discount is not None:
         hypers = hypers._replace(discount=jnp.full(shape, config.online.discount, jnp.float32))
-    fixed = jax.device_put((run.seeds, hypers, run.density_params, run.rows), sharding.layout(online.FIXED, mesh))
-    state = jax.device_put(state, sharding.layout(online.STATE, mesh))
+    state, ring, *fixed = online.place(
+        mesh,
+        state,
+        files.load(shape, config.online.capacity or steps, row_size),  # not kept: it is as large as the ring
+        *(run.seeds, hypers, run.density_params, run.rows),
+    )
     update, add = online.online_phase(run.spec, options, mesh), online.adder(mesh)
     act = online.explorer(run.spec, options)
     accumulate = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))

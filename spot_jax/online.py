@@ -5,7 +5,7 @@ The dataset is stored once; a member adds only its own ring. All members step to
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from spot_jax import td3
 from spot_jax.population import XLA_OPTIONS, PhaseState, Spec, guard, stream_keys
-from spot_jax.sharding import CVAES, EVERYWHERE, POLICIES, compile_on
+from spot_jax.sharding import CVAES, EVERYWHERE, POLICIES, compile_on, layout
 from spot_jax.td3 import Hyperparameters, TD3State
 from spot_jax.types import Array, Metrics, Params, unpack
 
@@ -30,10 +30,10 @@ class Ring(struct.PyTreeNode):
     count: Array  # int32 scalar, transitions that each member has added so far
 
 
-# How what a phase takes lies on a `sharding.grid_mesh`: a device has its members' rings, and the whole dataset.
+# How a phase's arguments lie on a `sharding.grid_mesh`: a device has its members' rings, and the whole dataset.
 STATE = PhaseState(learner=POLICIES, alive=POLICIES, gradient_steps=POLICIES, block=EVERYWHERE)
 RING = Ring(POLICIES, EVERYWHERE)
-FIXED = (CVAES, POLICIES, CVAES, EVERYWHERE)  # seeds, hypers, CVAE parameters, rows
+ARGUMENTS = (STATE, RING, CVAES, POLICIES, CVAES, EVERYWHERE)  # as `OnlinePhase` takes them
 
 
 class Options(NamedTuple):
@@ -94,10 +94,15 @@ def cooled(weight: Array, step: Array, options: Options) -> Array:
 OnlinePhase = Callable[[PhaseState, Ring, Array, Hyperparameters, Params, Array], tuple[PhaseState, Metrics]]
 
 
+def place(mesh: Mesh, *arguments: Any) -> tuple[Any, ...]:
+    """The arguments of an `OnlinePhase`, on a mesh's devices."""
+    return jax.device_put(arguments, layout(ARGUMENTS, mesh))
+
+
 def online_phase(spec: Spec, options: Options, mesh: Mesh) -> OnlinePhase:
     """Compiles one block of F updates of every member, after F new environment steps; the state is donated.
 
-    Arguments lie on `mesh` as `STATE`, `RING` and `FIXED` say; a device updates its own members.
+    Arguments lie on `mesh` as `place` puts them; a device updates its own members.
 
     The i-th of the F minibatches is drawn as it would have been right after the i-th of these steps. λ is that of the
     last of them, when the actor moves.
@@ -134,8 +139,7 @@ def online_phase(spec: Spec, options: Options, mesh: Mesh) -> OnlinePhase:
         return PhaseState(learner, alive, state.gradient_steps + freq * alive, state.block + 1), metrics
 
     run = jax.default_matmul_precision(spec.precision)(run)
-    options_of_xla = XLA_OPTIONS.get(mesh.devices.flat[0].platform)
-    return compile_on(mesh, run, (STATE, RING, *FIXED), (STATE, POLICIES), options_of_xla)
+    return compile_on(mesh, run, ARGUMENTS, (STATE, POLICIES), XLA_OPTIONS.get(mesh.devices.flat[0].platform))
 
 
 # (actor parameters [C, P], observations [C, P, O], seeds [C], step) -> actions [C, P, A] in [-1, 1]

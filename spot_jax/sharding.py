@@ -17,20 +17,24 @@ EVERYWHERE, MEMBERS = PartitionSpec(), PartitionSpec('members')
 CVAES, POLICIES = PartitionSpec('cvaes'), PartitionSpec('cvaes', 'settings')  # on a `grid_mesh`
 
 
+def divisors(n: int) -> list[int]:
+    """What divides `n`, in order."""
+    return [k for k in range(1, n + 1) if n % k == 0]
+
+
 def split(num_cvaes: int, num_settings: int, num_devices: int) -> int:
     """Into how many groups the settings of each CVAE are split, so that the busiest device has the fewest members."""
-    divisors = [k for k in range(1, num_settings + 1) if num_settings % k == 0]
-    return min(divisors, key=lambda k: -(-num_cvaes * k // num_devices) * (num_settings // k))
+    return min(divisors(num_settings), key=lambda k: -(-num_cvaes * k // num_devices) * (num_settings // k))
 
 
 def by_rows(k: int, state: Any, seeds: jax.Array, hypers: Any, params: Any) -> tuple[Any, ...]:
-    """A phase's arguments with the members [C, P] as rows [C * k, P / k], each with its CVAE; `state` has no block."""
+    """A phase's arguments with the members [C, P] as rows [C * k, P / k], each with its CVAE; no block."""
     c, p = hypers.discount.shape
     of_policies = lambda x: x.reshape(c * k, p // k, *x.shape[2:])
     of_cvaes = lambda x: jnp.repeat(x, k, axis=0)
     learners = of_policies if state.alive.ndim == 2 else of_cvaes  # members are [C] in the CVAEs' phase
     return (
-        jax.tree.map(learners, state),
+        jax.tree.map(learners, state.replace(block=None)),
         of_cvaes(seeds),
         jax.tree.map(of_policies, hypers),
         jax.tree.map(of_cvaes, params),
@@ -42,11 +46,11 @@ def in_turns(run: Callable[..., Any], at_once: int) -> Callable[..., Any]:
 
     def turned(state: Any, seeds: jax.Array, hypers: Any, params: Any, rows: jax.Array) -> tuple[Any, Any]:
         c, p = state.alive.shape if state.alive.ndim == 2 else (*state.alive.shape, 1)
-        k = next(k for k in range(1, p + 1) if p % k == 0 and p // k <= at_once)
-        size = max(n for n in range(1, c * k + 1) if c * k % n == 0 and (n == 1 or n * (p // k) <= at_once))
+        k = next(k for k in divisors(p) if p // k <= at_once)
+        size = max(n for n in divisors(c * k) if n * (p // k) <= at_once)
         if (k, size) == (1, c):
             return run(state, seeds, hypers, params, rows)
-        arguments = by_rows(k, state.replace(block=None), seeds, hypers, params)
+        arguments = by_rows(k, state, seeds, hypers, params)
 
         def turn(arguments: tuple[Any, ...]) -> tuple[Any, Any]:
             lot, *rest = arguments
@@ -64,8 +68,7 @@ def in_turns(run: Callable[..., Any], at_once: int) -> Callable[..., Any]:
 
 def grid_mesh(shape: tuple[int, int], devices: Sequence[jax.Device]) -> Mesh:
     """As many of the devices as share out members [C, P] evenly, as a grid."""
-    divisors = [[k for k in range(1, n + 1) if n % k == 0] for n in shape]
-    fitting = [(i, j) for i in divisors[0] for j in divisors[1] if i * j <= len(devices)]
+    fitting = [(i, j) for i in divisors(shape[0]) for j in divisors(shape[1]) if i * j <= len(devices)]
     i, j = max(fitting, key=lambda ij: (math.prod(ij), ij))
     return Mesh(np.array(devices[: i * j]).reshape(i, j), ('cvaes', 'settings'))
 
@@ -108,7 +111,7 @@ def compile_over(run: Callable[..., Any], devices: Sequence[jax.Device], options
         k = split(c, p, len(devices)) if axes == 2 else 1
         num_rows = -(-c * k // len(devices)) * len(devices)
         filled = np.minimum(np.arange(num_rows), c * k - 1)
-        arguments = jax.tree.map(lambda x: x[filled], by_rows(k, state.replace(block=None), seeds, hypers, params))
+        arguments = jax.tree.map(lambda x: x[filled], by_rows(k, state, seeds, hypers, params))
         spec = state.replace(learner=MEMBERS, alive=MEMBERS, gradient_steps=MEMBERS, block=EVERYWHERE)
         new, metrics = jax.shard_map(
             run,

@@ -50,9 +50,8 @@ found = []
 for devices in (jax.devices()[:1], jax.devices()):
     mesh = sharding.grid_mesh(everyone.shape, devices)
     policies = population.init_policies(seeds, everyone.shape[1], spec)
-    ring = jax.device_put(online.empty_ring(everyone.shape, 6, 12), sharding.layout(online.RING, mesh))
-    fixed = jax.device_put((seeds, hypers, cvaes.learner.params, rows), sharding.layout(online.FIXED, mesh))
-    state = jax.device_put(policies, sharding.layout(online.STATE, mesh))
+    arguments = (policies, online.empty_ring(everyone.shape, 6, 12), seeds, hypers, cvaes.learner.params, rows)
+    state, ring, *fixed = online.place(mesh, *arguments)
     update, add = online.online_phase(spec, options, mesh), online.adder(mesh)
     for block in new:
         ring = add(ring, block)

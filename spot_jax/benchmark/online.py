@@ -63,12 +63,10 @@ class Loops:
         rows = np.resize(random_rows(spec), (transitions, row_size))
         density = population.init_cvaes(self.seeds, spec).learner.params
         mesh = sharding.grid_mesh(self.shape, jax.local_devices())
-        self.ring = jax.device_put(
-            online.empty_ring(self.shape, capacity, row_size), sharding.layout(online.RING, mesh)
-        )
-        self.state = jax.device_put(population.init_policies(self.seeds, 1, spec), sharding.layout(online.STATE, mesh))
-        fixed = self.seeds, people.hyperparameters(), density, rows
-        self.fixed = _, _, self.density, self.rows = jax.device_put(fixed, sharding.layout(online.FIXED, mesh))
+        state, ring = population.init_policies(self.seeds, 1, spec), online.empty_ring(self.shape, capacity, row_size)
+        placed = online.place(mesh, state, ring, self.seeds, people.hyperparameters(), density, rows)
+        self.state, self.ring, *self.fixed = placed
+        self.density, self.rows = self.fixed[2:]
         self.add, self.act = online.adder(mesh), online.explorer(spec, options_of(config))
         self.update = online.online_phase(spec, options_of(config), mesh)
         self.overlapped, self.alone = (Collector(make_env, people, task, scaling, 0, w) for w in (workers, 0))

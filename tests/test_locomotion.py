@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from spot_jax import environments
+from spot_jax.behavior import policy as policies
 from spot_jax.behavior import settings, training
 from spot_jax.datasets import load, locomotion, parallel
 from spot_jax.datasets.__main__ import main
@@ -131,6 +132,7 @@ def test_tasks_can_be_sent_to_other_processes(task):
 
 def test_every_robot_has_all_five_kinds():
     assert sum(name.split('/')[1] in locomotion.ROBOTS for name in RECIPES) == 15
+    assert {f'{robot}-{kind}' for robot in locomotion.ROBOTS for kind in ('medium', 'expert')} <= set(policies.names())
     for bad in ({'transitions': 0}, {'transitions': 5, 'workers': 0}):
         with pytest.raises(InputError, match='must be at least 1'):
             generate('spot_jax/hopper/random-v0', **bad)

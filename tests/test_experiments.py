@@ -32,6 +32,8 @@ def test_data_are_generated_unless_d4rls_are_asked_for():
         'hopper-medium,d4rl': 'mujoco/hopper/medium-v0',
         'walker2d-medium-replay': 'spot_jax/walker2d/medium-replay-v0',
     }
+    weights = [mujoco.get_config(f'hopper-medium-expert{option}').regularizer.weight for option in ('', ',d4rl')]
+    assert weights == [1.0, 0.2]
     assert antmaze.get_config('').dataset_id == 'spot_jax/antmaze/umaze-v0'
     assert antmaze.get_config('medium-play,d4rl').dataset_id == 'D4RL/antmaze/medium-play-v1'
     assert all(m.get_config(name).dataset_id in RECIPES for m in (mujoco, antmaze) for name in m.PRESETS)

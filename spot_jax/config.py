@@ -1,5 +1,6 @@
 """Every option of a run, in one tree; `experiments/*.py` fill it in, `--config.FIELD=VALUE` overrides it."""
 
+import difflib
 import itertools
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
@@ -10,23 +11,8 @@ import numpy as np
 from ml_collections.config_dict import placeholder
 
 from spot_jax.errors import InputError
-from spot_jax.regularizers import PENALTIES, REGULARIZERS
-from spot_jax.tasks import TASKS
+from spot_jax.fields import FIELDS, HYPERPARAMETERS, MAX_SIZE, problem, shown
 from spot_jax.td3 import Hyperparameters
-
-# Where each traced hyperparameter's value comes from when the grid does not vary it.
-HYPERPARAMETERS = {
-    'regularizer_weight': 'regularizer.weight',
-    'actor_lr': 'actor.lr',
-    'critic_lr': 'critic.lr',
-    'discount': 'discount',
-    'beta': 'cvae.beta',
-    'tau': 'tau',
-    'policy_noise': 'policy_noise',
-    'noise_clip': 'noise_clip',
-}
-
-PRECISIONS = ('float32', 'tensorfloat32', 'bfloat16')
 
 
 class Member(NamedTuple):
@@ -39,70 +25,14 @@ class Member(NamedTuple):
 
 def default_config() -> ml_collections.ConfigDict:
     """The settings that most tasks share (SPEC: paper, Table 5); a preset changes what its task needs."""
-    config = ml_collections.ConfigDict(
-        {
-            'dataset_id': placeholder(str),
-            'task': 'locomotion',  # rule for observations, rewards and terminals: see tasks.py
-            'seeds': (0,),
-            'part': (0, 1),  # (k, n): train only the k-th of n parts of the members, the others elsewhere
-            'grid': dict.fromkeys(HYPERPARAMETERS, ()),  # values to span; empty: the field's own value
-            'batch_size': 256,
-            'log_interval': 1000,  # gradient steps between two rows of metrics, and between two host syncs
-            'precision': 'float32',  # of matrix products, where the device can: float32 | tensorfloat32 | bfloat16
-            'normalize_observations': False,  # (s − mean) / (std + 1e-3)
-            'discount': 0.99,
-            'tau': 0.005,
-            'policy_noise': 0.2,
-            'noise_clip': 0.5,
-            'policy_freq': 2,  # critic updates per actor and target update
-            'normalize_q': True,  # divide the actor's Q by its mean magnitude
-            'actor': {
-                'hidden_dims': (256, 256),
-                'lr': 3e-4,
-                'dropout': 0.0,
-                'output_init': placeholder(float),  # bound of the output layer's initial values
-            },
-            'critic': {'hidden_dims': (256, 256), 'lr': 3e-4, 'output_init': placeholder(float)},
-            'cvae': {
-                'hidden_dims': (750, 750),
-                'latent_dim': placeholder(int),  # twice the action dimension unless given
-                'lr': 1e-3,
-                'beta': 0.5,
-                'steps': 100_000,
-                'restore': placeholder(str),  # a run's folder: take its CVAEs, of the same seeds and β, train none
-            },
-            'regularizer': {
-                'name': 'support',  # none (TD3) | bc (TD3+BC) | support (SPOT)
-                'estimator': 'elbo',  # elbo (loss form) | importance_weighted (nats)
-                'num_samples': 1,  # L
-                'weight': 0.1,  # λ
-            },
-            'offline': {'steps': 1_000_000},
-            'online': {
-                'steps': 0,  # environment steps of each member after the offline phase; 0: none
-                'restore': placeholder(str),  # a run's folder: go on from its policies, CVAEs and optimisers
-                'keep_offline': True,  # the dataset stays in the replay buffer
-                'offline_share': placeholder(float),  # of a minibatch, from the dataset; None: uniform over both
-                'capacity': placeholder(int),  # new transitions kept of each member; None: all of them
-                'reset_optimizers': False,
-                'discount': placeholder(float),  # None: as offline
-                'exploration_noise': 0.1,  # standard deviation, of actions in [-1, 1]
-                'cooling_steps': 1_000_000,  # λ falls linearly over so many steps (0: stays as it is) ...
-                'cooling_floor': 0.2,  # ... to this multiple of itself
-                'updates_per_step': 1,
-                'warmup_steps': 0,  # environment steps before the first update
-                'workers': 0,  # processes that step the environments; 0: the main one does
-            },
-            'evaluation': {
-                'interval': 5000,
-                'episodes': 10,
-                'seed': 10_000,
-                'workers': 1,  # processes that step its environments while training goes on; 0: training waits
-            },
-            'checkpoint': {'interval': 50_000, 'keep': 2},
-        }
-    )
-    return config.lock()
+    tree: dict[str, Any] = {}
+    for path, field in FIELDS.items():
+        *parents, name = path.split('.')
+        branch = tree
+        for parent in parents:
+            branch = branch.setdefault(parent, {})
+        branch[name] = placeholder(field.takes.kind) if field.default is None else field.default
+    return ml_collections.ConfigDict(tree).lock()
 
 
 def preset_config(
@@ -188,61 +118,44 @@ def require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
+def flattened(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    """Dotted paths of a tree's leaves to their values."""
+    leaves: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping | ml_collections.ConfigDict):
+            leaves |= flattened(value, f'{prefix}{name}.')
+        else:
+            leaves[f'{prefix}{name}'] = value
+    return leaves
+
+
+def is_group(path: str) -> bool:
+    """Whether a path is that of several fields."""
+    return any(field.startswith(f'{path}.') for field in FIELDS)
+
+
+def similar(path: str) -> str:
+    """The field that was perhaps meant, as a question; empty if there is none."""
+    found = difflib.get_close_matches(path, FIELDS, 1) or [p for p in FIELDS if p.rpartition('.')[2] == path][:1]
+    return f'. Did you mean "{found[0]}"?' if found else ''
+
+
 def validate(config: ml_collections.ConfigDict) -> None:
-    """Raises InputError at the first value that makes no sense, naming the field and what it takes."""
-    choices: dict[str, Mapping[str, Any]] = {
-        'regularizer.name': REGULARIZERS,
-        'regularizer.estimator': PENALTIES,
-        'task': TASKS,
-        'precision': dict.fromkeys(PRECISIONS),
-    }
-    for path, names in choices.items():
-        value = lookup(config, path)
-        require(value in names, f'config.{path}={value!r}: choose one of {", ".join(names)}')
-    require(bool(config.dataset_id), 'config.dataset_id is empty: name a Minari dataset')
-    at_least = {
-        1: [
-            'cvae.steps',
-            'batch_size',
-            'log_interval',
-            'policy_freq',
-            'regularizer.num_samples',
-            'offline.steps',
-            'checkpoint.keep',
-            'online.updates_per_step',
-        ],
-        0: [
-            'evaluation.interval',
-            'evaluation.episodes',
-            'evaluation.workers',
-            'checkpoint.interval',
-            'regularizer.weight',
-            'online.steps',
-            'online.cooling_steps',
-            'online.warmup_steps',
-            'online.workers',
-        ],
-    }
-    for bound, paths in at_least.items():
-        for path in paths:
-            require(lookup(config, path) >= bound, f'config.{path}={lookup(config, path)}: must be at least {bound}')
-    share = config.online.offline_share
-    require(share is None or 0 <= share <= 1, f'config.online.offline_share={share}: must be in [0, 1]')
+    """Raises InputError at the first field that is missing, unknown or makes no sense, naming it and what it takes."""
+    values = flattened(config)
+    for path, value in values.items():
+        require(not is_group(path), f'config.{path}={shown(value)}: must be a group of fields')
+        require(path in FIELDS, f'config.{path}: there is no such field{similar(path)}')
+    for path in FIELDS:
+        require(path in values, f'config.{path} is missing: make the config by spot_jax.config.default_config()')
+    for path, value in values.items():
+        wrong = problem(path, value)
+        require(wrong is None, wrong or '')
     capacity, freq = config.online.capacity, config.policy_freq
     require(capacity is None or capacity >= freq, f'config.online.capacity={capacity}: must be at least {freq}')
-    require(0 <= config.actor.dropout < 1, f'config.actor.dropout={config.actor.dropout}: must be in [0, 1)')
-    require(len(config.part) == 2, f'config.part={config.part}: give K,N')
-    require(len(config.seeds) > 0, 'config.seeds is empty: give at least one, e.g. --config.seeds=0,1,2')
-    for name, kinds, values in (
-        *(('seeds', (int,), config.seeds), ('part', (int,), config.part)),
-        *((f'grid.{name}', (int, float), values) for name, values in config.grid.items()),
-    ):
-        fits = all(isinstance(v, kinds) and not isinstance(v, bool) and v >= 0 for v in values)
-        require(fits, f'config.{name}={values}: give numbers of at least 0{", whole ones" * (kinds == (int,))}')
-    for name, values in (('seeds', config.seeds), *config.grid.items()):
-        require(len(set(values)) == len(values), f'config.{name}={values}: a value appears twice')
+    k, n = config.part
+    require(k < n, f'config.part=({k}, {n}): parts are numbered from 0 to {n - 1}')
     for path in ('offline.steps', 'online.steps', 'log_interval', 'evaluation.interval', 'checkpoint.interval'):
-        multiple = lookup(config, path) % config.policy_freq == 0
-        require(
-            multiple, f'config.{path}={lookup(config, path)}: must be a multiple of policy_freq={config.policy_freq}'
-        )
+        require(values[path] % freq == 0, f'config.{path}={values[path]}: must be a multiple of policy_freq={freq}')
+    total = config.offline.steps + config.online.steps * config.online.updates_per_step
+    require(total <= MAX_SIZE, f'config.offline.steps and config.online.steps make {total} updates: at most {MAX_SIZE}')

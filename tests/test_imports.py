@@ -10,7 +10,7 @@ ORDER = [
     'regularizers evaluation policy pictures',
     'behavior',
     'datasets',
-    'td3',
+    'td3 fields',
     'population config',
     'results restore online scoring build',
     'ring_files curves',

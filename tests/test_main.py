@@ -204,10 +204,12 @@ def test_bad_values_name_the_field():
     with pytest.raises(InputError, match='multiple of policy_freq'):
         validate(tiny(**{'offline.steps': 41}))
     for changes, words in (
-        ({'seeds': ('a',)}, r"config.seeds=\('a',\): give numbers of at least 0, whole ones"),
+        ({'seeds': ('a',)}, r"config.seeds=\('a',\): must be A,B,.* each a whole number from 0 to 4294967295"),
         ({'seeds': (-1,)}, 'config.seeds'),
-        ({'grid.discount': ('x', 0.9)}, r'config.grid.discount=.*: give numbers of at least 0$'),
-        ({'part': (0,)}, 'config.part=.*: give K,N'),
+        ({'grid.discount': ('x', 0.9)}, r'config.grid.discount=.* each a number from 0 to 1, none of them twice$'),
+        ({'part': (0,)}, 'config.part=.* of 2 values'),
+        ({'part': (2, 2)}, 'parts are numbered from 0 to 1'),
+        ({'offline.steps': 10**8, 'online.steps': 10**8, 'online.updates_per_step': 100}, 'at most 2147483647'),
     ):
         with pytest.raises(InputError, match=words):
             validate(tiny(**changes))

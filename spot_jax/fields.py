@@ -1,0 +1,192 @@
+"""Every option of a run, as data: its default, what it takes, and what it is for. `config` makes the tree of them.
+
+A new option is one row of `FIELDS`: the command line, its `--help` and `config.validate` know it from there.
+"""
+
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+from spot_jax.regularizers import PENALTIES, REGULARIZERS
+from spot_jax.tasks import TASKS
+
+# Where each traced hyperparameter's value comes from when the grid does not vary it.
+HYPERPARAMETERS = {
+    'regularizer_weight': 'regularizer.weight',
+    'actor_lr': 'actor.lr',
+    'critic_lr': 'critic.lr',
+    'discount': 'discount',
+    'beta': 'cvae.beta',
+    'tau': 'tau',
+    'policy_noise': 'policy_noise',
+    'noise_clip': 'noise_clip',
+}
+PRECISIONS = ('float32', 'tensorfloat32', 'bfloat16')
+
+MAX_SEED = 2**32 - 1  # seeds are uint32
+MAX_STEPS = 10**9 - 1  # of a phase: counters are int32, and checkpoints of a phase are numbered below the next one's
+MAX_SIZE = 2**31 - 1  # of an array's axis: indices are int32
+SMALL, LARGE = 1e-30, 1e30  # float32 holds them, their products with small numbers, and their inverses
+
+
+class Takes(NamedTuple):
+    """The values that a field takes."""
+
+    kind: type  # Python's; of an optional field, that of the values that are not None
+    words: str  # what a value must be
+    fits: Callable[[Any], bool]
+    read: Callable[[str], Any]  # from the command line; raises ValueError
+
+
+class Field(NamedTuple):
+    """One option."""
+
+    default: Any  # None: no value
+    takes: Takes
+    help: str
+
+
+def whole(low: int = 0, high: int = MAX_SIZE) -> Takes:
+    """Integers from `low` to `high`; booleans are none."""
+    fits = lambda value: type(value) is int and low <= value <= high
+    return Takes(int, f'a whole number from {low} to {high}', fits, int)
+
+
+def real(low: float = 0.0, high: float = LARGE) -> Takes:
+    """Finite numbers from `low` to `high`; booleans are none."""
+    fits = lambda value: type(value) in (int, float) and low <= value <= high  # of NaN, too, this is false
+    return Takes(float, f'a number from {low:g} to {high:g}', fits, float)
+
+
+def flag() -> Takes:
+    """True or False."""
+    names = {'true': True, 't': True, 'yes': True, '1': True, 'false': False, 'f': False, 'no': False, '0': False}
+
+    def read(text: str) -> bool:
+        if text.lower() not in names:
+            raise ValueError
+        return names[text.lower()]
+
+    return Takes(bool, 'true or false', lambda value: type(value) is bool, read)
+
+
+def text(words: str) -> Takes:
+    """A string of printable characters that is not empty."""
+    fits = lambda value: isinstance(value, str) and bool(value.strip()) and value.isprintable() and len(value) < 4096
+    return Takes(str, words, fits, str)
+
+
+def choice(names: Collection[str]) -> Takes:
+    """One of several names."""
+    return Takes(str, f'one of {", ".join(names)}', lambda value: isinstance(value, str) and value in names, str)
+
+
+def optional(takes: Takes) -> Takes:
+    """None, or what `takes` says."""
+    fits = lambda value: value is None or takes.fits(value)
+    read = lambda text: None if text.lower() == 'none' else takes.read(text)
+    return Takes(takes.kind, f'{takes.words}, or None', fits, read)
+
+
+def several(item: Takes, least: int = 0, most: int = 10_000, distinct: bool = False) -> Takes:
+    """A tuple of `least` to `most` items, `A,B,...` on the command line, with no value twice if `distinct`."""
+
+    def fits(value: Any) -> bool:
+        if not isinstance(value, tuple | list) or not least <= len(value) <= most:
+            return False
+        return all(map(item.fits, value)) and (not distinct or len(set(value)) == len(value))
+
+    def read(text: str) -> tuple[Any, ...]:
+        inner = text.strip()
+        if inner[:1] + inner[-1:] in ('()', '[]'):
+            inner = inner[1:-1]
+        parts = inner.strip().removesuffix(',')
+        return tuple(item.read(part.strip()) for part in parts.split(',')) if parts else ()
+
+    number = f'{least} values' if least == most else f'{least} to {most} values'
+    words = f'A,B,... of {number}, each {item.words}{", none of them twice" * distinct}'
+    return Takes(tuple, words, fits, read)
+
+
+POSITIVE = real(SMALL)
+SHARE = real(0, 1)
+STEPS = whole(0, MAX_STEPS)
+SOME_STEPS = whole(1, MAX_STEPS)
+WORKERS = whole(0, 1024)
+FOLDER = optional(text("a run's folder"))
+HIDDEN_DIMS = several(whole(1), 1, 16)
+
+FIELDS: dict[str, Field] = {
+    'dataset_id': Field(None, text('the id of a Minari dataset'), 'the dataset, as Minari calls it'),
+    'task': Field('locomotion', choice(TASKS), 'rule for observations, rewards and terminals'),
+    'seeds': Field((0,), several(whole(0, MAX_SEED), 1, distinct=True), "the population's; times the grid"),
+    'part': Field((0, 1), several(whole(), 2, 2), 'k,n: train only the k-th of n parts of the members'),
+    'batch_size': Field(256, whole(1), 'transitions in a minibatch'),
+    'log_interval': Field(1000, SOME_STEPS, 'gradient steps between two rows of metrics, and between two host syncs'),
+    'precision': Field('float32', choice(PRECISIONS), 'of matrix products, where the device can'),
+    'normalize_observations': Field(False, flag(), '(s − mean) / (std + 1e-3)'),
+    'discount': Field(0.99, SHARE, 'γ'),
+    'tau': Field(0.005, SHARE, "the targets' step towards the networks, at each of the actor's updates"),
+    'policy_noise': Field(0.2, real(), "standard deviation of the target policy's noise"),
+    'noise_clip': Field(0.5, real(), 'bound of that noise'),
+    'policy_freq': Field(2, whole(1, 100), 'critic updates per actor and target update'),
+    'normalize_q': Field(True, flag(), "divide the actor's Q by its mean magnitude"),
+    'actor.hidden_dims': Field((256, 256), HIDDEN_DIMS, 'units of each hidden layer'),
+    'actor.lr': Field(3e-4, POSITIVE, 'learning rate'),
+    'actor.dropout': Field(0.0, real(0, 0.99), 'share of hidden units left out while training'),
+    'actor.output_init': Field(
+        None, optional(real()), "bound of the output layer's initial values; None: 1/√(its inputs)"
+    ),
+    'critic.hidden_dims': Field((256, 256), HIDDEN_DIMS, 'units of each hidden layer'),
+    'critic.lr': Field(3e-4, POSITIVE, 'learning rate'),
+    'critic.output_init': Field(None, optional(real()), "as the actor's"),
+    'cvae.hidden_dims': Field((750, 750), HIDDEN_DIMS, 'units of each hidden layer, of encoder and decoder'),
+    'cvae.latent_dim': Field(None, optional(whole(1)), 'None: twice the action dimension'),
+    'cvae.lr': Field(1e-3, POSITIVE, 'learning rate'),
+    'cvae.beta': Field(0.5, POSITIVE, "β, the KL term's weight, which sets the decoder's variance, too"),
+    'cvae.steps': Field(100_000, SOME_STEPS, 'gradient steps'),
+    'cvae.restore': Field(None, FOLDER, "a run's folder: take its CVAEs, of the same seeds and β, train none"),
+    'regularizer.name': Field('support', choice(REGULARIZERS), 'none: TD3, bc: TD3+BC, support: SPOT'),
+    'regularizer.estimator': Field('elbo', choice(PENALTIES), 'elbo: its loss form; importance_weighted: nats'),
+    'regularizer.num_samples': Field(1, whole(1), "L, latents of a state's estimate"),
+    'regularizer.weight': Field(0.1, real(), 'λ; of bc: 1/α'),
+    'offline.steps': Field(1_000_000, SOME_STEPS, 'gradient steps'),
+    'online.steps': Field(0, STEPS, 'environment steps of each member after the offline phase; 0: none'),
+    'online.restore': Field(None, FOLDER, "a run's folder: go on from its policies, CVAEs and optimisers"),
+    'online.keep_offline': Field(True, flag(), 'the dataset stays in the replay buffer'),
+    'online.offline_share': Field(None, optional(SHARE), 'of a minibatch, from the dataset; None: uniform over both'),
+    'online.capacity': Field(None, optional(SOME_STEPS), 'new transitions kept of each member; None: all of them'),
+    'online.reset_optimizers': Field(False, flag(), "start with fresh optimisers, not with the offline phase's"),
+    'online.discount': Field(None, optional(SHARE), 'None: as offline'),
+    'online.exploration_noise': Field(0.1, real(), 'standard deviation, of actions in [-1, 1]'),
+    'online.cooling_steps': Field(1_000_000, STEPS, 'λ falls linearly over so many steps (0: stays as it is) ...'),
+    'online.cooling_floor': Field(0.2, SHARE, '... to this multiple of itself'),
+    'online.updates_per_step': Field(1, whole(1, 1000), 'updates for each environment step'),
+    'online.warmup_steps': Field(0, STEPS, 'environment steps before the first update'),
+    'online.workers': Field(0, WORKERS, 'processes that step the environments; 0: the main one does'),
+    'evaluation.interval': Field(5000, STEPS, 'steps between two evaluations; 0: only at the end'),
+    'evaluation.episodes': Field(10, whole(0, 1_000_000), 'of each member in an evaluation; 0: none are made'),
+    'evaluation.seed': Field(10_000, whole(0, MAX_SEED), 'of the first episode; the others count on'),
+    'evaluation.workers': Field(
+        1, WORKERS, 'processes that step its environments while training goes on; 0: training waits'
+    ),
+    'checkpoint.interval': Field(50_000, STEPS, 'steps between two checkpoints; 0: only at the end'),
+    'checkpoint.keep': Field(2, whole(1), 'the newest ones that are kept'),
+}
+for _name, _path in HYPERPARAMETERS.items():
+    _values = several(FIELDS[_path].takes, distinct=True)
+    FIELDS[f'grid.{_name}'] = Field((), _values, f"values to span; empty: {_path}'s own")
+
+
+def shown(value: Any) -> str:
+    """A value on one line, not too long."""
+    try:
+        line = repr(value) if isinstance(value, str) else ' '.join(repr(value).split())
+    except Exception:  # Python refuses to print very long integers, and a user's own object can raise anything
+        return f'a {type(value).__name__} that cannot be printed'
+    return line if len(line) <= 80 else f'{line[:77]}...'
+
+
+def problem(path: str, value: Any) -> str | None:
+    """What is wrong with a field's value, on one line; None if nothing is."""
+    takes = FIELDS[path].takes
+    return None if takes.fits(value) else f'config.{path}={shown(value)}: must be {takes.words}'

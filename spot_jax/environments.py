@@ -5,9 +5,9 @@ is put on its cell's centre; the start keeps its jitter, else all episodes would
 """
 
 import contextlib
-import io
-import warnings
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
+from spot_jax import specs
 from spot_jax.errors import InputError
+from spot_jax.specs import import_mazes
 from spot_jax.tasks import Task
 
 GOAL_RADIUS = 0.45  # metres, as gymnasium-robotics' code has it
@@ -58,7 +60,7 @@ class PinnedGoal(gym.Wrapper):
 
 
 class TaskObservation(gym.ObservationWrapper):
-    """Observations as the task's flat float32 vectors."""
+    """Observations as the task's flat float32 vectors, actions in the environment's own bounds and dtype."""
 
     def __init__(self, env: gym.Env, task: Task):
         super().__init__(env)
@@ -68,16 +70,15 @@ class TaskObservation(gym.ObservationWrapper):
 
     def observation(self, observation: Any) -> np.ndarray:
         """The environment's observation as `[O]`."""
-        return self._task.observation(observation)
+        with np.errstate(over='ignore'):  # what is infinite in float32 is refused where answers are checked
+            return self._task.observation(observation)
 
-
-def import_mazes() -> None:
-    """Registers gymnasium-robotics' mazes, without its notices about environments of other kinds."""
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter('ignore')
-        import gymnasium_robotics
-
-        gym.register_envs(gymnasium_robotics)
+    def step(self, action: np.ndarray) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Takes a step; see gymnasium. An action that rounding put beyond a bound is put on it: some refuse it."""
+        space = self.action_space
+        if isinstance(space, gym.spaces.Box):
+            action = np.clip(action, space.low, space.high).astype(space.dtype)
+        return super().step(action)
 
 
 @contextlib.contextmanager
@@ -143,17 +144,40 @@ for _robot, _entry_point, _mazes in (('Point', 'point_maze', POINT_MAZES), ('Ant
         )
 
 
-def make(spec: EnvSpec, task: Task) -> gym.Env:
+def maker(
+    spec: EnvSpec, task: Task, trusted: bool = False, max_episode_steps: int = specs.MAX_EPISODE_STEPS
+) -> Callable[[], gym.Env]:
+    """What makes the environment of a spec that a dataset records, here or in another process; see `make`.
+
+    Raises InputError if the dataset is not to name it (`specs.approved`). Names one without a time limit: its episodes
+    are cut after `max_episode_steps`.
+    """
+    spec = specs.approved(spec, trusted)
+    if spec.max_episode_steps is None:
+        print(
+            f'{spec.id} has no time limit: its episodes are cut after {max_episode_steps} steps '
+            '(config.evaluation.max_episode_steps)',
+            file=sys.stderr,
+        )
+    return partial(_make, spec, task, trusted, spec.max_episode_steps or max_episode_steps)
+
+
+def make(spec: EnvSpec, task: Task, **options: Any) -> gym.Env:
     """The environment of a spec: flat observations, raw rewards; a maze's goal is pinned and ends the episode.
 
-    Raises InputError if it cannot be made here.
+    `options` are those of `maker`. Raises InputError if it cannot be made here, or is not to be made.
     """
+    return maker(spec, task, **options)()
+
+
+def _make(spec: EnvSpec, task: Task, trusted: bool, max_episode_steps: int) -> gym.Env:
     try:
         if not task.is_maze:
-            return TaskObservation(gym.make(spec), task)
+            return TaskObservation(specs.make(spec, trusted, max_episode_steps=max_episode_steps), task)
         with _no_leftover_xml():
             stock = not str(spec.entry_point).startswith('spot_jax.environments:')
-            env = gym.make(spec, **({'continuing_task': False} if stock else {}))
+            kwargs = {'continuing_task': False} if stock else {}
+            env = specs.make(spec, trusted, max_episode_steps=max_episode_steps, **kwargs)
         return TaskObservation(PinnedGoal(env) if stock else env, task)
     except InputError:
         raise

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,16 @@ import numpy as np
 from spot_jax import environments, evaluation, policy
 from spot_jax.datasets.load import evaluation_spec, open_minari
 from spot_jax.errors import InputError, exit_status
+from spot_jax.specs import MAX_EPISODE_STEPS
 from spot_jax.tasks import TASKS
 from spot_jax.workdir import read_run
 
 
-def evaluate(workdir: Path, num_episodes: int, member: int | None, seed: int) -> None:
-    """Prints a line per member; raises InputError if the run, the member or the environment is not there."""
+def evaluate(workdir: Path, num_episodes: int, member: int | None, seed: int, trusted: bool = False) -> None:
+    """Prints a line per member; raises InputError if the run, the member or the environment is not there.
+
+    `trusted`: the environment is made as the dataset records it. That is not taken from the run, which may be anyone's.
+    """
     if num_episodes < 1:
         raise InputError(f'--episodes={num_episodes}: must be at least 1')
     config, state = read_run(workdir)
@@ -25,7 +28,8 @@ def evaluate(workdir: Path, num_episodes: int, member: int | None, seed: int) ->
         raise InputError(f'{config["dataset_id"]} names no environment to evaluate in')
     chosen = range(state['alive'].size) if member is None else [member]
     policies = [policy.policy_of(config, state, k) for k in chosen]
-    make_env = partial(environments.make, spec, task)
+    steps = config['evaluation'].get('max_episode_steps', MAX_EPISODE_STEPS)
+    make_env = environments.maker(spec, task, trusted, steps)
     evaluator = evaluation.Evaluator(make_env, len(policies), num_episodes, seed, task.is_maze)
     episodes = evaluator(lambda observations: np.stack([a(o) for a, o in zip(policies, observations, strict=True)]))
     evaluator.close()
@@ -43,8 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--episodes', type=int, default=100)
     parser.add_argument('--member', type=int, help='default: all')
     parser.add_argument('--seed', type=int, default=20_000, help='of the first episode; the others count on')
+    parser.add_argument('--trust-environment', action='store_true', help='make what the dataset names, whatever it is')
     args = parser.parse_args(argv)
-    return exit_status(lambda: evaluate(args.workdir, args.episodes, args.member, args.seed))
+    return exit_status(lambda: evaluate(args.workdir, args.episodes, args.member, args.seed, args.trust_environment))
 
 
 if __name__ == '__main__':

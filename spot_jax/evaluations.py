@@ -4,17 +4,16 @@ import concurrent.futures
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
-from gymnasium.envs.registration import EnvSpec
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from spot_jax import environments, evaluation, policy, results
+from spot_jax import evaluation, policy, results
 from spot_jax.config import Population
+from spot_jax.env_pool import MakeEnv
 from spot_jax.evaluation import Episodes, Evaluator
 from spot_jax.metrics import MetricWriter
 from spot_jax.networks import Actor
@@ -42,16 +41,17 @@ class Evaluations:
         self,
         config: ConfigDict,
         population: Population,
-        environment: EnvSpec | None,
+        make_env: MakeEnv | None,
+        environment_id: str | None,
         task: Task,
         actor: Actor,
         scaling: policy.Scaling,
         saved: dict[str, Any],
     ):
         """`saved` is the checkpoint's part: what `arrays` made."""
-        self.enabled = environment is not None and config.evaluation.episodes > 0
+        self.enabled = make_env is not None and config.evaluation.episodes > 0
         self._options, self._population, self._scaling = config.evaluation, population, scaling
-        self._environment, self._task, self._actor = environment, task, actor
+        self._make_env, self._environment_id, self._task, self._actor = make_env, environment_id, task, actor
         self.at: int = saved.get('evaluated_at', 0)  # the step of the last one
         self.episodes = Episodes.from_arrays(saved.get('episodes'))  # of the last one
         self.before = Episodes.from_arrays(saved.get('before'))  # of the online phase's first
@@ -93,9 +93,9 @@ class Evaluations:
     def _play(self, params: Any) -> tuple[Episodes | None, float]:
         start = time.monotonic()
         if self._evaluator is None:
-            make_env = partial(environments.make, self._environment, self._task)
+            assert self._make_env is not None
             o, size = self._options, len(self._population.members)
-            self._evaluator = Evaluator(make_env, size, o.episodes, o.seed, self._task.is_maze, o.workers)
+            self._evaluator = Evaluator(self._make_env, size, o.episodes, o.seed, self._task.is_maze, o.workers)
             self._act = policy.batched_act(self._actor)
         act = lambda observations: self._act(params, observations, self._scaling)
         return self._evaluator(act, lambda: self._cancelled), time.monotonic() - start
@@ -120,13 +120,13 @@ class Evaluations:
         episodes, seconds = pending.future.result()
         self.seconds += seconds
         if episodes is not None:
-            assert self._environment is not None
+            assert self._environment_id is not None
             self.episodes, self.at = episodes, pending.step
             if pending.phase == 'online':
                 self.before = self.before or episodes
                 if episodes.successes is not None:
                     self.online_successes.append(episodes.successes.mean(axis=1))
-            row_arguments = (self._population, pending.phase, pending.state, episodes, self._environment.id)
+            row_arguments = (self._population, pending.phase, pending.state, episodes, self._environment_id)
             self.writer.write(results.evaluation_rows(*row_arguments))
             tqdm.write(results.evaluation_line(pending.phase, pending.step, episodes), file=sys.stdout)
         for rows in self._held:

@@ -169,6 +169,15 @@ FIELDS: dict[str, Field] = {
     'evaluation.workers': Field(
         1, WORKERS, 'processes that step its environments while training goes on; 0: training waits'
     ),
+    'evaluation.trust_environment': Field(
+        False, flag(), 'make the environment as the dataset records it, whatever code that names'
+    ),
+    'evaluation.max_episode_steps': Field(
+        1000, SOME_STEPS, 'after which episodes are cut, also online, where the environment has no time limit'
+    ),
+    'evaluation.timeout': Field(
+        300.0, real(0, 1e6), 'seconds that an environment may take for one answer, also online; 0: no bound'
+    ),
     'checkpoint.interval': Field(50_000, STEPS, 'steps between two checkpoints; 0: only at the end'),
     'checkpoint.keep': Field(2, whole(1), 'the newest ones that are kept'),
 }

@@ -79,16 +79,17 @@ class _Tracked(gym.Wrapper):
         return result
 
 
-def roll_out(run: RunFolder, member: int, num_episodes: int) -> Rollouts:
+def roll_out(run: RunFolder, member: int, num_episodes: int, trusted: bool = False) -> Rollouts:
     """Plays episodes of a maze's policy; raises InputError if the policy or the environment is not there."""
     act = policy.load(run.workdir, member)
     spec = evaluation_spec(open_minari(run.dataset_id))
     if spec is None:
         raise InputError(f'{run.dataset_id} names no environment')
     envs: list[_Tracked] = []
+    make_maze = environments.maker(spec, run.task, trusted)
 
     def make_env() -> gym.Env:
-        envs.append(_Tracked(environments.make(spec, run.task)))
+        envs.append(_Tracked(make_maze()))
         return envs[-1]
 
     evaluator = evaluation.Evaluator(make_env, 1, num_episodes, EVALUATION_SEED, is_maze=True)
@@ -110,7 +111,13 @@ def roll_out(run: RunFolder, member: int, num_episodes: int) -> Rollouts:
 
 
 def plot(
-    workdirs: Sequence[Path], output: Path | None, metric: str | None, overwrite: bool, member: int, num_episodes: int
+    workdirs: Sequence[Path],
+    output: Path | None,
+    metric: str | None,
+    overwrite: bool,
+    member: int,
+    num_episodes: int,
+    trusted: bool = False,
 ) -> None:
     """Draws the pictures of runs and prints their paths; raises InputError, with nothing written, if that fails."""
     workdirs = list({workdir.resolve(): workdir for workdir in workdirs}.values())
@@ -138,7 +145,7 @@ def plot(
     for run in runs:
         if run.task.is_maze:
             try:
-                panels.append(roll_out(run, member, num_episodes))
+                panels.append(roll_out(run, member, num_episodes, trusted))
             except InputError as error:
                 print(f'{run.name} is not in rollouts.png: {error}', file=sys.stderr)
     title = ', '.join(dict.fromkeys(run.dataset_id for run in runs))
@@ -163,9 +170,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--overwrite', action='store_true', help='replace pictures that are there')
     parser.add_argument('--member', type=int, default=0, help='whose episodes are drawn; default: %(default)s')
     parser.add_argument('--episodes', type=int, default=20, help='how many of them; default: %(default)s')
-    args = parser.parse_args(argv)
+    parser.add_argument('--trust-environment', action='store_true', help='make what the dataset names, whatever it is')
+    a = parser.parse_args(argv)
     return exit_status(
-        lambda: plot(args.workdirs, args.output, args.metric, args.overwrite, args.member, args.episodes)
+        lambda: plot(a.workdirs, a.output, a.metric, a.overwrite, a.member, a.episodes, a.trust_environment)
     )
 
 

@@ -30,8 +30,9 @@ class Scaling(NamedTuple):
         return ((observations - self.mean) / self.std).astype(np.float32)
 
     def bounded(self, unit: np.ndarray) -> np.ndarray:
-        """Actions `[..., A]` in [-1, 1] as the environment takes them."""
-        return self.action_low + (unit + 1) / 2 * (self.action_high - self.action_low)
+        """Actions `[..., A]` in [-1, 1] as the environment takes them, also after rounding within its bounds."""
+        actions = self.action_low + (unit + 1) / 2 * (self.action_high - self.action_low)
+        return np.clip(actions, self.action_low, self.action_high)
 
 
 def snapshot(params: Params) -> Params:

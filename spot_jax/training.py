@@ -5,7 +5,6 @@ import math
 import signal
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,6 +20,7 @@ from spot_jax import checkpoint, environments, population, restore, results, sha
 from spot_jax.build import build_spec, normalize
 from spot_jax.config import members, validate
 from spot_jax.datasets import Dataset, load
+from spot_jax.env_pool import MakeEnv
 from spot_jax.errors import InputError
 from spot_jax.evaluations import Evaluations
 from spot_jax.finetuning import fine_tune, started
@@ -43,7 +43,7 @@ class Run:
             restore.take_over_population(config)
         dataset = load(config.dataset_id, self.task)
         self.dataset_id, self.sha256, self.environment = dataset.dataset_id, dataset.sha256, dataset.environment
-        self._check_environment(dataset)
+        self.make_env = self._checked_environment(dataset)
         self.spec = build_spec(config, dataset.observation_dim, dataset.action_dim)
         self.population = members(config)
         self.seeds = jnp.array([seed for seed, _ in self.population.cvaes()], jnp.uint32)
@@ -65,20 +65,31 @@ class Run:
         self.rows = sharding.replicate(dataset.transitions, jax.local_devices())
         self.wall_clock: dict[str, float] = self.saved.get('wall_clock', {})
         self.evaluations = Evaluations(
-            config, self.population, self.environment, self.task, self.spec.td3.actor, self.scaling, self.saved
+            config,
+            self.population,
+            self.make_env,
+            self.environment.id if self.environment else None,
+            self.task,
+            self.spec.td3.actor,
+            self.scaling,
+            self.saved,
         )
         self.stop_signal = 0
 
-    def _check_environment(self, dataset: Dataset) -> None:
+    def _checked_environment(self, dataset: Dataset) -> MakeEnv | None:
+        """What makes the run's environments; None if it needs none, and then none is made."""
+        options = self.config.evaluation
         if self.environment is None and self.config.online.steps:
             raise InputError(f'{self.dataset_id} names no environment to fine-tune in: leave config.online.steps at 0')
-        if self.environment is None or self.config.evaluation.episodes == 0:
+        if self.environment is None or options.episodes == 0:
             print('this run is not evaluated: no episodes are asked for, or the dataset names no environment')
-        if self.environment is None:
-            return
-        env = environments.make(self.environment, self.task)
+        if self.environment is None or not (options.episodes or self.config.online.steps):
+            return None
+        make_env = environments.maker(self.environment, self.task, options.trust_environment, options.max_episode_steps)
+        env = make_env()
         environments.check(env, dataset.transitions, dataset.action_low, dataset.action_high)
         env.close()
+        return make_env
 
     def handle_signal(self, number: int, frame: FrameType | None) -> None:
         """Asks the loop to checkpoint and stop; a second signal ends the process at once."""
@@ -198,8 +209,8 @@ class Run:
             if self.config.online.steps and not self.stop_signal:
                 if self.saved.get('phase') != 'online':
                     state, self.evaluations.at = started(self.config, state), -1
-                make_env = partial(environments.make, self.environment, self.task)
-                state = fine_tune(self, state, make_env)
+                assert self.make_env is not None
+                state = fine_tune(self, state, self.make_env)
             if self.stop_signal:
                 return 128 + self.stop_signal
         environment_id = self.environment.id if self.environment else None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 ORDER = [
     'errors types sharding',
-    'networks train_state tasks checkpoint metrics env_pool',
+    'networks train_state tasks checkpoint metrics env_pool specs',
     'density environments workdir',
     'regularizers evaluation policy pictures',
     'behavior',

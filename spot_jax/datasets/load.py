@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import json
 import sys
 import warnings
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ class Dataset(NamedTuple):
     action_high: np.ndarray
     dataset_id: str
     sha256: str  # of the packed rows
-    environment: EnvSpec | None  # where to evaluate
+    environment: EnvSpec | None  # where to evaluate, as the dataset records it
 
 
 def open_minari(dataset_id: str) -> Any:
@@ -48,6 +49,10 @@ def open_minari(dataset_id: str) -> Any:
                 logging.set_verbosity_error()  # else it tells of each of its retries
                 with contextlib.redirect_stdout(io.StringIO()):
                     minari.download_dataset(dataset_id)
+        raw = json.loads((path / 'data' / 'metadata.json').read_text())
+        if not (raw.get('observation_space') and raw.get('action_space')):
+            # Minari would make the environment that the metadata name, to ask it
+            raise ValueError('its metadata.json lacks observation_space or action_space')
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             return minari.load_dataset(dataset_id)
@@ -62,9 +67,16 @@ def open_minari(dataset_id: str) -> Any:
 
 
 def evaluation_spec(data: Any) -> EnvSpec | None:
-    """Where a Minari dataset says to evaluate: its evaluation environment, else the one it was collected in, if any."""
+    """Where a Minari dataset says to evaluate: its evaluation environment, else the one it was collected in, if any.
+
+    As it is recorded: `environments.maker` decides whether that is made.
+    """
     spec = data.storage.metadata.get('eval_env_spec')
-    return EnvSpec.from_json(spec) if spec else data.spec.env_spec
+    if not spec:
+        return data.spec.env_spec
+    for old in ('"apply_api_compatibility": false,', '"autoreset": false, '):  # fields of gymnasium before 1.0
+        spec = spec.replace(old, '')
+    return EnvSpec.from_json(spec)
 
 
 def check_finite(where: str, **arrays: np.ndarray) -> None:

@@ -65,9 +65,9 @@ def _maze_of(data: Any) -> Any:
         return None
     env = make(spec, TASKS['antmaze' if 'Ant' in spec.id else 'pointmaze'])
     env.reset(seed=0)
-    maze, goal = env.unwrapped.maze, env.unwrapped.goal.copy()
+    found = (env.unwrapped.maze, env.unwrapped.goal.copy()) if hasattr(env.unwrapped, 'maze') else None
     env.close()
-    return maze, goal
+    return found
 
 
 def maze_panel(data: Any) -> Rollouts | None:

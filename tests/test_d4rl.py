@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from spot_jax.datasets import d4rl, load
+from spot_jax.datasets import d4rl, d4rl_file, load
 from spot_jax.datasets.__main__ import main
 from spot_jax.datasets.load import open_minari
 from spot_jax.tasks import TASKS
@@ -97,7 +97,7 @@ def test_without_next_observations_a_timed_out_episode_gives_up_its_last_step(im
 
 @pytest.mark.parametrize('has_timeouts', [True, False])
 def test_with_next_observations_no_step_is_lost(import_file, monkeypatch, has_timeouts):
-    monkeypatch.setattr(d4rl, 'CHUNK', 2)
+    monkeypatch.setattr(d4rl_file, 'CHUNK', 2)
     arrays = six(next_observations=successors(six()['observations']))
     assert import_file(arrays if has_timeouts else arrays | {'timeouts': None}) == 0
     episodes = list(open_minari(ID).iterate_episodes())
@@ -209,7 +209,7 @@ def test_pointmaze_is_checked_under_its_rule(import_file):
         ({'timeouts': np.zeros(7, bool)}, 'differ in length: .*timeouts 7'),
         ({'infos/goal': np.zeros((3, 2))}, 'differ in length: .*infos/goal 3'),
         ({'observations': np.zeros(6)}, r'observations must be \[steps, size\]'),
-        ({'rewards': np.zeros((6, 1))}, r'rewards must be \[steps\]'),
+        ({'rewards': np.zeros((6, 2))}, r'rewards must be \[steps\]'),
         ({'rewards': np.float32(1)}, r'rewards must be \[steps\]'),
         ({'actions': np.zeros((6, 0))}, r'actions must be \[steps, size\]'),
         ({'actions': np.full((6, 1), b'x')}, 'actions must be an array of numbers'),

@@ -13,6 +13,7 @@ import numpy as np
 from spot_jax.behavior import Policy, load
 from spot_jax.behavior.driver import ACTION_NOISE, FLIPPED_STEPS, ant_maze, walk
 from spot_jax.behavior.planner import Cell, free_cells, plan
+from spot_jax.datasets.hdf5 import write_episodes
 from spot_jax.datasets.parallel import Episode, episodes
 from spot_jax.datasets.store import Recipe, Request, metadata, new_dataset, resumable
 from spot_jax.environments import ANT_MAZES, GOAL_RADIUS
@@ -85,7 +86,7 @@ def generate(kind: Kind, request: Request) -> None:
         storage = MinariStorage.new(folder / 'data', env_spec=env.spec, **spaces)
         storage.update_metadata(_metadata(kind, request, transitions, env))
         plays = functools.partial(play, kind, request.seed)
-        storage.update_episodes(episodes(plays, transitions, request.workers, parts))
+        write_episodes(storage, episodes(plays, transitions, request.workers, parts))
 
 
 def _metadata(kind: Kind, request: Request, transitions: int, env: gym.Env) -> dict[str, Any]:

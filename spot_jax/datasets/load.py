@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box
 
+from spot_jax.datasets.hdf5 import open_own
 from spot_jax.datasets.recipes import RECIPES, generate
 from spot_jax.errors import InputError
 from spot_jax.tasks import Task
@@ -53,6 +54,9 @@ def open_minari(dataset_id: str) -> Any:
         if not (raw.get('observation_space') and raw.get('action_space')):
             # Minari would make the environment that the metadata name, to ask it
             raise ValueError('its metadata.json lacks observation_space or action_space')
+        file = path / 'data' / 'main_data.hdf5'
+        if file.exists():
+            open_own(file).close()
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             return minari.load_dataset(dataset_id)

@@ -17,6 +17,7 @@ from spot_jax import behavior
 from spot_jax.behavior.policy import bounded
 from spot_jax.behavior.settings import SETTINGS
 from spot_jax.datasets import parallel
+from spot_jax.datasets.hdf5 import write_episodes
 from spot_jax.datasets.store import Recipe, Request, metadata, new_dataset, resumable
 from spot_jax.tasks import REFERENCE_RETURNS, family
 
@@ -124,7 +125,7 @@ def generate(robot: str, kind: str, request: Request) -> None:
     with new_dataset(request.dataset_id, request.overwrite) as folder, resumable(request) as parts:
         storage = MinariStorage.new(folder / 'data', env_spec=env.spec, **spaces)
         replayed = kind == 'medium-replay'
-        storage.update_episodes(_replayed(robot, request, parts) if replayed else _sampled(robot, kind, request, parts))
+        write_episodes(storage, _replayed(robot, request, parts) if replayed else _sampled(robot, kind, request, parts))
         storage.update_metadata(_metadata(robot, kind, request, storage.total_steps, env))
 
 

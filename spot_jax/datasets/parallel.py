@@ -10,13 +10,15 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
+
+from spot_jax.errors import InputError
 
 Episode = dict[str, Any]  # the fields of Minari's EpisodeBuffer, arrays or dicts of arrays
 PART = 50_000  # transitions that are put aside together
@@ -87,6 +89,10 @@ def _played(play: Callable[[int], Episode], number: int, workers: int, parts: Pa
                     if sum(len(episode['actions']) for episode in part) >= PART:
                         checkpoint.write(parts / f'{first:010d}.msgpack', {str(i): e for i, e in enumerate(part)})
                         first, part = number, []
+            except BrokenExecutor as error:
+                raise InputError(
+                    'a process that plays episodes has died (killed, or out of memory): the same command goes on'
+                ) from error
             finally:
                 pool.shutdown(cancel_futures=True)
     finally:

@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from spot_jax.behavior.planner import Cell, free_cells, plan
+from spot_jax.datasets.hdf5 import write_episodes
 from spot_jax.datasets.store import Recipe, Request, metadata, new_dataset
 from spot_jax.environments import GOAL_RADIUS, POINT_MAZES
 
@@ -93,7 +94,7 @@ def generate(name: str, request: Request) -> None:
         spaces = {'observation_space': env.observation_space, 'action_space': env.action_space}
         storage = MinariStorage.new(folder / 'data', env_spec=env.spec, **spaces)
         storage.update_metadata(_metadata(dataset_id, transitions, seed, env))
-        storage.update_episodes(_episodes(unlimited, POINT_MAZES[name].time_limit, transitions, seed))
+        write_episodes(storage, _episodes(unlimited, POINT_MAZES[name].time_limit, transitions, seed))
 
 
 def _metadata(dataset_id: str, transitions: int, seed: int, env: gym.Env) -> dict[str, Any]:

@@ -1,7 +1,10 @@
 """What recipes make datasets with: Minari's local folder, written whole or not at all, and how they are labelled."""
 
 import contextlib
+import fcntl
 import hashlib
+import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +13,8 @@ from typing import Any, NamedTuple
 from gymnasium.envs.registration import EnvSpec
 
 from spot_jax.errors import InputError
+
+NAMESPACE_METADATA_FILENAME = 'namespace_metadata.json'  # Minari's
 
 
 class Request(NamedTuple):
@@ -45,43 +50,122 @@ def metadata(dataset_id: str, evaluation: EnvSpec, algorithm: str, code: str, de
     }
 
 
+def root() -> Path:
+    """Minari's folder of all datasets; it may not exist. Raises InputError if there is no such name."""
+    named = os.environ.get('MINARI_DATASETS_PATH')
+    if named == '':
+        raise InputError('MINARI_DATASETS_PATH is empty: unset it, or name the folder of the datasets')
+    return Path(named) if named else Path('~/.minari/datasets').expanduser()
+
+
+def hidden_name(dataset_id: str) -> str:
+    """How names of what belongs to a dataset, but is not it, begin: hidden, at the top of the store."""
+    return f'.{dataset_id.replace("/", "-")}'
+
+
+def _place(dataset_id: str, overwrite: bool) -> Path:
+    """The folder of a dataset that is to be made; InputError if it may not be."""
+    from minari.dataset.minari_dataset import parse_dataset_id
+
+    try:
+        parse_dataset_id(dataset_id)
+        # Minari takes these too, and then does not find the dataset, or none at all any more: a folder that holds one
+        # named `data` is a dataset to it.
+        if not all(re.match(r'\w', part) and part != 'data' for part in dataset_id.split('/')):
+            raise ValueError('odd part')
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f'{dataset_id!r} is no dataset id: give one such as d4rl/hopper/medium-v2, its parts of letters, digits, '
+            '- and _ (the first of two or more), none of them `data`'
+        ) from error
+    top = root()
+    path = top / dataset_id
+    for folder in path.parents[: dataset_id.count('/')]:
+        if (folder / 'data').exists() or (folder.exists() and not folder.is_dir()):
+            kind = 'a dataset itself' if folder.is_dir() else 'a file'
+            raise InputError(f'{dataset_id} cannot be in {folder}, which is {kind}: choose another id')
+    if path.exists() and not (path / 'data').exists():
+        raise InputError(f'{path} is there, but is no dataset: choose another id')
+    if path.exists() and not overwrite:
+        raise InputError(f'{dataset_id} is there already: --overwrite makes it anew')
+    return path
+
+
+def _remove(path: Path) -> None:
+    """Removes a folder or a link to one, if it is there and can be removed."""
+    with contextlib.suppress(OSError):
+        path.unlink() if path.is_symlink() else shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path, dataset_id: str) -> Iterator[None]:
+    """Makes an empty folder that is this process's alone; it is gone at the end, unless it was renamed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f'another process is making {dataset_id}') from error
+        except OSError:  # a file system without locks
+            pass
+        try:
+            for old in folder.iterdir():  # left by a process that was killed
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+            yield
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(handle)
+
+
+def _make_namespaces(folders: list[Path]) -> None:
+    """Makes the folders, outermost first, that Minari takes for namespaces; all or none."""
+    from spot_jax.checkpoint import write_atomically  # not needed in the processes that play
+
+    made = []
+    try:
+        for folder in folders:
+            if not folder.exists():
+                made.append(folder)
+                folder.mkdir()
+            if not (folder / NAMESPACE_METADATA_FILENAME).exists():
+                write_atomically(folder / NAMESPACE_METADATA_FILENAME, b'{}')
+    except (OSError, InputError):
+        for folder in made[:1]:
+            _remove(folder)
+        raise
+
+
 @contextlib.contextmanager
 def new_dataset(dataset_id: str, overwrite: bool) -> Iterator[Path]:
     """Yields a folder for a dataset's files; it takes its place under the id once the block ends without an error.
 
-    Raises InputError if the id is malformed, or is taken and not to be overwritten, or nothing can be written there.
+    Raises InputError if the id is malformed, or is taken and not to be overwritten, or another process is making the
+    dataset, or nothing can be written there: it names the file.
     """
-    from minari.dataset.minari_dataset import parse_dataset_id
-    from minari.namespace import create_namespace, list_local_namespaces
-    from minari.storage import get_dataset_path
-
     try:
-        namespace, _, _ = parse_dataset_id(dataset_id)
-        if '//' in dataset_id:  # Minari takes it, and then does not find the dataset
-            raise ValueError('empty name')
-    except (ValueError, TypeError) as error:
-        raise InputError(f'{dataset_id!r} is no dataset id: give one such as d4rl/hopper/medium-v2') from error
-    temporary = None
-    try:
-        path = Path(get_dataset_path(dataset_id))
-        if path.exists() and not (path / 'data').exists():
-            raise InputError(f'{path} is there, but is no dataset: choose another id')
-        if path.exists() and not overwrite:
-            raise InputError(f'{dataset_id} is there already: --overwrite makes it anew')
+        path = _place(dataset_id, overwrite)
         # hidden at the top of the store, so that a failure leaves no empty namespaces
-        temporary = Path(get_dataset_path(f'.{dataset_id.replace("/", "-")}.tmp'))
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        yield temporary
-        if namespace is not None and namespace not in list_local_namespaces():
-            create_namespace(namespace)
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.rename(path)
+        hidden = path.parents[dataset_id.count('/')] / hidden_name(dataset_id)
+        temporary, old = hidden.with_name(f'{hidden.name}.tmp'), hidden.with_name(f'{hidden.name}.old')
+        with _claimed(temporary, dataset_id):
+            yield temporary
+            _make_namespaces(list(path.parents[: dataset_id.count('/')])[::-1])
+            _remove(old)
+            if os.path.lexists(path):
+                path.rename(old)
+            try:
+                temporary.rename(path)
+            except OSError:
+                if old.exists():
+                    old.rename(path)
+                raise
+            _remove(old)
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        raise InputError(f'cannot write {dataset_id}: {str(error).splitlines()[0]}') from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        raise InputError(f'cannot write {error.filename or dataset_id}: {error.strerror or error}') from error
 
 
 def _code() -> str:
@@ -93,21 +177,15 @@ def _code() -> str:
 
 @contextlib.contextmanager
 def resumable(request: Request) -> Iterator[Path]:
-    """Yields a folder that outlives an interruption: the same request, by the same code, is given it again.
+    """Yields a folder that outlives an interruption or a full disk: the same request, by the same code, gets it again.
 
-    It is removed once the block ends, with an error or without; also what another seed or older code has left.
+    It is removed once the block ends without an error; so is what another seed or older code has left.
     """
-    from minari.storage import get_dataset_path
-
-    prefix = f'.{request.dataset_id.replace("/", "-")}-parts'
-    folder = Path(get_dataset_path(f'{prefix}-{request.seed}-{_code()}'))
+    prefix = f'{hidden_name(request.dataset_id)}-parts'
+    folder = root() / f'{prefix}-{request.seed}-{_code()}'
     for old in folder.parent.glob(f'{prefix}-*'):
         if old != folder:
             shutil.rmtree(old, ignore_errors=True)
     folder.mkdir(exist_ok=True)
-    try:
-        yield folder
-    except Exception:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    yield folder
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,6 @@
 """AntMaze with the authors' settings: `--config=experiments/antmaze.py:large-diverse` (default: umaze).
 
-Presets: umaze, umaze-diverse, medium-play, medium-diverse, large-play, large-diverse, on data made on the spot at first
-use. `large-diverse,d4rl` takes Minari's D4RL/antmaze sets instead; `large-diverse,finetune` goes on online.
+The data are made on the spot at first use. Options follow the preset: `large-diverse,d4rl,finetune`.
 """
 
 from ml_collections import ConfigDict
@@ -28,10 +27,15 @@ WEIGHTS = {
 
 PRESETS = {name: {'regularizer.weight': weight} for name, weight in WEIGHTS.items()}
 
+OPTIONS = {
+    'd4rl': "Minari's D4RL/antmaze sets, downloaded",
+    'finetune': 'goes on online for 1 000 000 environment steps',
+}
+
 
 def get_config(name: str = 'umaze') -> ConfigDict:
     """The config of a preset, with the options that follow it."""
-    preset, options = preset_and_options(name, 'umaze', ('d4rl', 'finetune'))
+    preset, options = preset_and_options(name, 'umaze', OPTIONS)
     dataset_id = f'D4RL/antmaze/{preset}-v1' if 'd4rl' in options else f'spot_jax/antmaze/{preset}-v0'
     online: dict[str, float] = {'online.steps': 1_000_000} if 'finetune' in options else {}
     if 'finetune' in options and preset.startswith('large'):

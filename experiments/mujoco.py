@@ -1,8 +1,7 @@
 """Gym-MuJoCo locomotion with the authors' settings: `--config=experiments/mujoco.py:hopper-medium`.
 
-Presets: {halfcheetah,hopper,walker2d}-{medium,medium-replay,medium-expert}, on data made on the spot at first use.
-`hopper-medium,d4rl` takes D4RL's instead. Minari has the medium sets; the others are D4RL's HDF5 files, imported under
-the ids named here: see `python -m spot_jax.datasets import-d4rl --help`.
+The data are made on the spot at first use; `hopper-medium,d4rl` takes D4RL's instead. Minari has the medium sets; the
+others are D4RL's HDF5 files, imported under the ids named here: see `python -m spot_jax.datasets import-d4rl --help`.
 """
 
 from ml_collections import ConfigDict
@@ -39,10 +38,12 @@ PRESETS = {
     for kind, weight in weights.items()
 }
 
+OPTIONS = {'d4rl': "D4RL's data: medium from Minari, downloaded; the others imported"}
+
 
 def get_config(name: str = 'hopper-medium') -> ConfigDict:
     """The config of a preset."""
-    preset, options = preset_and_options(name, 'hopper-medium', ('d4rl',))
+    preset, options = preset_and_options(name, 'hopper-medium', OPTIONS)
     robot, _, kind = preset.partition('-')
     source = 'd4rl' if 'd4rl' in options else 'generated'
     config = preset_config(PRESETS, preset, COMMON | {'dataset_id': DATASETS[source].get(kind, '').format(robot)})

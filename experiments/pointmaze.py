@@ -1,6 +1,6 @@
 """PointMaze on data made on the spot: `--config=experiments/pointmaze.py:medium` (default: umaze).
 
-Presets: umaze, medium, large. The dataset is generated on first use. The authors have no settings for it: these are
+The dataset is generated on first use. The authors have no settings for it: these are
 ours, with networks small enough for a population to train in minutes on two CPU cores.
 """
 

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections.config_dict import placeholder
 
 from spot_jax.errors import InputError
-from spot_jax.fields import FIELDS, HYPERPARAMETERS, MAX_SIZE, problem, shown
+from spot_jax.fields import FIELDS, HYPERPARAMETERS, MAX_SIZE, problem
 from spot_jax.td3 import Hyperparameters
 
 
@@ -58,7 +58,7 @@ def preset_and_options(text: str, default: str, options: Collection[str]) -> tup
     return name or default, set(given)
 
 
-def lookup(config: ml_collections.ConfigDict, path: str) -> Any:
+def lookup(config: Mapping[str, Any], path: str) -> Any:
     """The value at a dotted path."""
     for name in path.split('.'):
         config = config[name]
@@ -118,17 +118,6 @@ def require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
-def flattened(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-    """Dotted paths of a tree's leaves to their values."""
-    leaves: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping | ml_collections.ConfigDict):
-            leaves |= flattened(value, f'{prefix}{name}.')
-        else:
-            leaves[f'{prefix}{name}'] = value
-    return leaves
-
-
 def is_group(path: str) -> bool:
     """Whether a path is that of several fields."""
     return any(field.startswith(f'{path}.') for field in FIELDS)
@@ -140,14 +129,38 @@ def similar(path: str) -> str:
     return f'. Did you mean "{found[0]}"?' if found else ''
 
 
-def validate(config: ml_collections.ConfigDict) -> None:
-    """Raises InputError at the first field that is missing, unknown or makes no sense, naming it and what it takes."""
-    values = flattened(config)
-    for path, value in values.items():
-        require(not is_group(path), f'config.{path}={shown(value)}: must be a group of fields')
+def paths(config: Mapping[str, Any], prefix: str = '') -> list[str]:
+    """Dotted paths of a tree's leaves; what is no group of ours is a leaf, whatever it holds."""
+    found: list[str] = []
+    for name in config:
+        path = f'{prefix}{name}'
+        require(isinstance(name, str), f'config.{path}: names must be strings')
+        if is_group(path) and isinstance(config[name], Mapping | ml_collections.ConfigDict):
+            found += paths(config[name], f'{path}.')
+        else:
+            found.append(path)
+    return found
+
+
+def flattened(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted paths of a tree's leaves to their values."""
+    return {path: lookup(config, path) for path in paths(config)}
+
+
+def check_names(config: Mapping[str, Any]) -> None:
+    """Raises InputError at the first field that is missing or unknown."""
+    found = paths(config)
+    for path in found:
+        require(not is_group(path), f'config.{path}: must be a group of fields')
         require(path in FIELDS, f'config.{path}: there is no such field{similar(path)}')
     for path in FIELDS:
-        require(path in values, f'config.{path} is missing: make the config by spot_jax.config.default_config()')
+        require(path in found, f'config.{path} is missing: make the config by spot_jax.config.default_config()')
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError at the first field that is missing, unknown or makes no sense, naming it and what it takes."""
+    check_names(config)
+    values = flattened(config)
     for path, value in values.items():
         wrong = problem(path, value)
         require(wrong is None, wrong or '')

@@ -1,14 +1,14 @@
 """`python -m spot_jax.evaluate DIR --episodes=100 [--member=K]`: evaluates a finished run's policies again."""
 
-import argparse
 import sys
 from pathlib import Path
 
 import numpy as np
 
 from spot_jax import environments, evaluation, policy
+from spot_jax.arguments import MAX_EPISODES, MAX_SEED, Parser, whole
 from spot_jax.datasets.load import evaluation_spec, open_minari
-from spot_jax.errors import InputError, exit_status
+from spot_jax.errors import InputError
 from spot_jax.specs import MAX_EPISODE_STEPS
 from spot_jax.tasks import TASKS
 from spot_jax.workdir import read_run
@@ -19,8 +19,6 @@ def evaluate(workdir: Path, num_episodes: int, member: int | None, seed: int, tr
 
     `trusted`: the environment is made as the dataset records it. That is not taken from the run, which may be anyone's.
     """
-    if num_episodes < 1:
-        raise InputError(f'--episodes={num_episodes}: must be at least 1')
     config, state = read_run(workdir)
     task = TASKS[config['task']]
     spec = evaluation_spec(open_minari(config['dataset_id']))
@@ -42,14 +40,15 @@ def evaluate(workdir: Path, num_episodes: int, member: int | None, seed: int, tr
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog='python -m spot_jax.evaluate', description=__doc__)
+    parser = Parser(prog='python -m spot_jax.evaluate', description=__doc__)
     parser.add_argument('workdir', type=Path)
-    parser.add_argument('--episodes', type=int, default=100)
-    parser.add_argument('--member', type=int, help='default: all')
-    parser.add_argument('--seed', type=int, default=20_000, help='of the first episode; the others count on')
+    parser.add_argument('--episodes', type=whole(1, MAX_EPISODES), default=100)
+    parser.add_argument('--member', type=whole(0), help='default: all')
+    parser.add_argument(
+        '--seed', type=whole(0, MAX_SEED), default=20_000, help='of the first episode; the others count on'
+    )
     parser.add_argument('--trust-environment', action='store_true', help='make what the dataset names, whatever it is')
-    args = parser.parse_args(argv)
-    return exit_status(lambda: evaluate(args.workdir, args.episodes, args.member, args.seed, args.trust_environment))
+    return parser.run(argv, lambda a: evaluate(a.workdir, a.episodes, a.member, a.seed, a.trust_environment))
 
 
 if __name__ == '__main__':

@@ -1,53 +1,126 @@
-"""`python -m spot_jax.main --config=experiments/antmaze.py:umaze --workdir=DIR [--config.FIELD=VALUE ...]`."""
+"""`python -m spot_jax.main --config=experiments/antmaze.py:umaze [--workdir=DIR] [--config.FIELD=VALUE ...]`."""
 
+import argparse
+import contextlib
 import os
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
+from ml_collections.config_dict import RequiredValueError
 
+from spot_jax import usage
+from spot_jax.arguments import Parser
+from spot_jax.config import is_group, lookup, require, similar, validate
+from spot_jax.config_files import ConfigFile, config_of, load, resolved
+from spot_jax.effects import without_effect
 from spot_jax.errors import InputError, exit_status
+from spot_jax.fields import FIELDS, problem
 
-CONFIG = config_flags.DEFINE_config_file('config', None, 'Experiment file, with its preset after a colon.')
-WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; the same command again resumes it.')
-DISTRIBUTED = flags.DEFINE_string(
-    'distributed', None, 'Shares the members out over hosts: auto (SLURM, ...) or COORDINATOR:PORT,HOSTS,HOST.'
-)
+ASSIGNMENT = re.compile(r'--?(no)?config\.([^=]*)(?:=(.*))?', re.DOTALL)
 
 
-def _one_line(error: BaseException) -> str:
-    """An exception's words on one line; a KeyError's own text would be quoted."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    while error.args and isinstance(error.args[0], BaseException):  # ml_collections wraps its errors so
-        error = error.args[0]
-    return ' '.join(str(error.args[0] if isinstance(error, KeyError) else error).split())
+def _split(argv: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
+    """The options, and what `--config.FIELD=VALUE` say, in order. Raises InputError on anything else."""
+    assignments, rest, arguments = [], [], list(argv[1:])
+    while arguments:
+        argument = arguments.pop(0)
+        match = ASSIGNMENT.fullmatch(argument)
+        if match is None:
+            rest.append(argument)
+            continue
+        negated, path, value = match.groups()
+        require(
+            not is_group(path), f'config.{path} is a group of fields: set them one by one, --config.{path}.NAME=...'
+        )
+        require(path in FIELDS, f'config.{path}: there is no such field{similar(path)}')
+        if value is None and FIELDS[path].takes.kind is bool:
+            value = 'false' if negated else 'true'
+        elif negated:
+            raise InputError(f'{argument}: only switches can be negated so')
+        elif value is None:
+            require(bool(arguments) and not arguments[0].startswith('--'), f'{argument} needs a value')
+            value = arguments.pop(0)
+        assignments.append((path, value))
+    parser = Parser(prog='python -m spot_jax.main', add_help=False)
+    parser.add_argument('--config')
+    parser.add_argument('--workdir')
+    parser.add_argument('--distributed')
+    parser.add_argument('-h', '--help', '--helpfull', '--helpshort', action='store_true')
+    options, unknown = parser.parse_known_args(rest)
+    if unknown:
+        name = unknown[0].removeprefix('--').partition('=')[0]
+        meant = f'. Did you mean --config.{name}?' if name in FIELDS else ''
+        parser.error(f'unexpected argument {unknown[0][:80]!r}{meant}')
+    return options, assignments
+
+
+def _assigned(path: str, text: str) -> Any:
+    """The value of a field from the command line; raises InputError if it is none."""
+    try:
+        value = FIELDS[path].takes.read(text)
+    except ValueError:
+        value = text
+    wrong = problem(path, value)
+    require(wrong is None, wrong or '')
+    return value
+
+
+def default_workdir(file: ConfigFile) -> Path:
+    """`runs/FILE/PRESET`, with what a folder's name had better not contain made into underscores."""
+    names = (Path(file.name).stem, file.preset or file.default_preset or 'default')
+    return Path('runs', *(re.sub(r'[^\w.+-]', '_', name).strip('.') or '_' for name in names))
 
 
 def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
-    """The config and the workdir; raises InputError with one clear line for what is wrong with the flags."""
-    try:
-        rest = flags.FLAGS(argv)
-        config = CONFIG.value
-        if config is not None:
-            config['seeds']  # a file that could not be read says so at the first access
-    except InputError:
-        raise
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
-        raise InputError(_one_line(error)) from error
-    if len(rest) > 1:
-        raise InputError(f'unexpected argument {rest[1]!r}')
-    if config is None or WORKDIR.value is None:
-        raise InputError('--config=FILE.py[:PRESET] and --workdir=DIR are needed')
-    return config, Path(WORKDIR.value)
+    """The config and the workdir; raises InputError with one clear line for what is wrong with them.
+
+    Options that have no effect in this run are named in one line on stderr.
+    """
+    options, assignments = _split(argv)
+    require(bool(options.config), '--config=FILE.py[:PRESET] is needed (`python -m spot_jax.main --help` explains)')
+    file = load(options.config)
+    config = config_of(file)
+    before: dict[str, Any] = {}
+    with config.unlocked(), config.ignore_type():
+        for path, text in assignments:
+            parent, _, name = path.rpartition('.')
+            group = config[parent] if parent else config
+            with contextlib.suppress(RequiredValueError):  # of a placeholder that the file leaves to be filled in
+                before.setdefault(path, group[name])
+            group[name] = _assigned(path, text)
+    config = resolved(file, config)
+    validate(config)
+    default, given = default_workdir(file), options.workdir
+    if given is not None and not (given.strip() and given.isprintable()):
+        raise InputError(f'--workdir={given!r}: name a folder, or leave the option out: it then is {default}')
+    workdir = default if given is None else Path(given)
+    idle = without_effect(config, [path for path, value in before.items() if value != lookup(config, path)])
+    if idle:
+        print(f'without effect in this run: {", ".join(idle)}', file=sys.stderr)
+    return config, workdir
+
+
+def help_text(name: str | None) -> str:
+    """What the command takes, and what the config file `name` offers; raises InputError if it cannot be read."""
+    if name is None:
+        return usage.text(None, None)
+    file = load(name)
+    return usage.text(file, resolved(file, config_of(file)))
 
 
 def cli(argv: list[str]) -> int:
     """Parses and runs; returns the exit status: 0, 2 (bad input), 3 (all members diverged), 130 or 143 (stopped)."""
 
     def body() -> int:
+        options, _ = _split(argv)
+        if options.help:
+            print(help_text(options.config))
+            return 0
         config, workdir = parse(argv)
+        print(f'the run is in {workdir}: the same command again resumes it', flush=True)
         import jax
 
         jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -55,9 +128,9 @@ def cli(argv: list[str]) -> int:
             jax.config.update('jax_compilation_cache_dir', str(Path('~/.cache/spot_jax').expanduser()))
         from spot_jax import hosts, training
 
-        if DISTRIBUTED.value is None:
+        if options.distributed is None:
             return training.run(config, workdir)
-        return hosts.run(config, workdir, *hosts.connect(DISTRIBUTED.value))
+        return hosts.run(config, workdir, *hosts.connect(options.distributed))
 
     return exit_status(body)
 

@@ -3,7 +3,6 @@
 `learning_curves.png` has a metric against gradient steps, `rollouts.png` episodes of a trained policy in its maze.
 """
 
-import argparse
 import csv
 import io
 import json
@@ -18,11 +17,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from spot_jax import environments, evaluation, policy
+from spot_jax.arguments import MAX_EPISODES, Parser, whole
 from spot_jax.checkpoint import write_atomically
 from spot_jax.config import Member, members
 from spot_jax.curves import Curve, choose_metric, draw_curves, learning_curves, setting_labels
 from spot_jax.datasets.load import evaluation_spec, open_minari
-from spot_jax.errors import InputError, exit_status
+from spot_jax.errors import InputError
 from spot_jax.pictures import Rollouts, draw_rollouts, png
 from spot_jax.tasks import TASKS, Task
 
@@ -125,8 +125,6 @@ def plot(
     for path in (output / 'learning_curves.png', output / 'rollouts.png'):
         if path.exists() and not overwrite:
             raise InputError(f'{path} exists: give --overwrite, or another --output')
-    if num_episodes < 1:
-        raise InputError(f'--episodes={num_episodes}: must be at least 1')
     names = [workdir.resolve().name for workdir in workdirs]
     if len(set(names)) < len(names):
         names = [str(workdir) for workdir in workdirs]
@@ -163,17 +161,19 @@ def plot(
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog='python -m spot_jax.plot', description=__doc__)
+    parser = Parser(prog='python -m spot_jax.plot', description=__doc__)
     parser.add_argument('workdirs', metavar='DIR', nargs='+', type=Path, help='folders of runs')
     parser.add_argument('--output', type=Path, help="folder of the pictures; default: the first DIR's plots")
     parser.add_argument('--metric', help='column of metrics.csv; default: success rate, normalized score or return')
     parser.add_argument('--overwrite', action='store_true', help='replace pictures that are there')
-    parser.add_argument('--member', type=int, default=0, help='whose episodes are drawn; default: %(default)s')
-    parser.add_argument('--episodes', type=int, default=20, help='how many of them; default: %(default)s')
+    parser.add_argument('--member', type=whole(0), default=0, help='whose episodes are drawn; default: %(default)s')
+    parser.add_argument(
+        '--episodes', type=whole(1, MAX_EPISODES), default=20, help='how many of them; default: %(default)s'
+    )
     parser.add_argument('--trust-environment', action='store_true', help='make what the dataset names, whatever it is')
-    a = parser.parse_args(argv)
-    return exit_status(
-        lambda: plot(a.workdirs, a.output, a.metric, a.overwrite, a.member, a.episodes, a.trust_environment)
+    return parser.run(
+        argv,
+        lambda a: plot(a.workdirs, a.output, a.metric, a.overwrite, a.member, a.episodes, a.trust_environment),
     )
 
 

@@ -97,7 +97,7 @@ def test_fields_that_are_missing_or_unknown():
     config = tiny()
     with config.unlocked(), config.ignore_type():
         config.grid = ()
-    with pytest.raises(InputError, match=r'config\.grid=\(\): must be a group of fields'):
+    with pytest.raises(InputError, match=r'config\.grid: must be a group of fields'):
         validate(config)
     assert lookup(tiny(), 'cvae.steps') == 20
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 ORDER = [
     'errors types sharding',
+    'arguments',
     'networks train_state tasks checkpoint metrics env_pool specs',
     'density environments workdir',
     'regularizers evaluation policy pictures',
@@ -12,12 +13,15 @@ ORDER = [
     'datasets',
     'td3 fields',
     'population config',
+    'config_files effects',
     'results restore online scoring build',
     'ring_files curves',
     'finetuning evaluations',
     'training evaluate plot',
     'hosts',
+    'usage',
     'main benchmark',
+    '__main__',
 ]
 LAYER = {name: i for i, names in enumerate(ORDER) for name in names.split()}
 PACKAGE = Path(__file__).parents[1] / 'spot_jax'

@@ -20,7 +20,6 @@ from tiny import ID, tiny
 from spot_jax import density, evaluate, policy, scoring, training
 from spot_jax.config import members, validate
 from spot_jax.errors import InputError
-from spot_jax.main import cli
 from spot_jax.networks import CVAE
 from spot_jax.workdir import read_run
 
@@ -213,11 +212,6 @@ def test_bad_values_name_the_field():
     ):
         with pytest.raises(InputError, match=words):
             validate(tiny(**changes))
-
-
-def test_command_line_without_config(capsys):
-    assert cli(['main']) == 2
-    assert capsys.readouterr().err == 'error: --config=FILE.py[:PRESET] and --workdir=DIR are needed\n'
 
 
 def test_evaluate_again(finished, capsys):

@@ -153,7 +153,7 @@ def test_run_without_a_policy_has_learning_curves_only(finished, tmp_path, capsy
     [
         (['--metric=q'], '--metric=q: choose a --metric that every run has values of: training/cvae_loss, '),
         (['--member=2'], 'has members 0 to 1'),
-        (['--episodes=0'], '--episodes=0: must be at least 1'),
+        (['--episodes=0'], "--episodes: '0' is not a whole number from 1 to 1000000"),
         (['nowhere'], 'nowhere is no run: it has no config.json'),
         (['empty'], 'empty has no metrics yet'),
         (['damaged'], 'cannot read damaged/config.json'),

@@ -4,15 +4,16 @@
 `python -m spot_jax.behavior plot DIR... --out=FILE.png` draws learning curves.
 """
 
-import argparse
 import os
 import sys
 from pathlib import Path
 
+from spot_jax.arguments import MAX_SEED, Parser, whole
 from spot_jax.behavior.curves import plot
 from spot_jax.behavior.settings import SETTINGS
 from spot_jax.behavior.ship import ship
-from spot_jax.errors import exit_status
+
+MAX_STEPS = 10**9 - 1  # counters are int32
 
 
 def train(robot: str, workdir: Path, steps: int | None, seed: int) -> int:
@@ -30,13 +31,13 @@ def train(robot: str, workdir: Path, steps: int | None, seed: int) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog='python -m spot_jax.behavior', description=__doc__)
+    parser = Parser(prog='python -m spot_jax.behavior', description=__doc__)
     commands = parser.add_subparsers(dest='command', required=True)
     learn = commands.add_parser('train', help='train a behaviour policy, or go on with it')
     learn.add_argument('robot', choices=SETTINGS)
     learn.add_argument('--workdir', type=Path, required=True)
-    learn.add_argument('--steps', type=int, help="environment steps; default: the robot's own number")
-    learn.add_argument('--seed', type=int, default=0)
+    learn.add_argument('--steps', type=whole(1, MAX_STEPS), help="environment steps; default: the robot's own number")
+    learn.add_argument('--seed', type=whole(0, MAX_SEED), default=0)
     keep = commands.add_parser('ship', help='put a trained policy into the package, with its card')
     keep.add_argument('name', help='of the policy from now on: ant, hopper-medium, ...')
     keep.add_argument('--workdir', type=Path, required=True)
@@ -44,12 +45,10 @@ def main(argv: list[str] | None = None) -> int:
     draw = commands.add_parser('plot', help='learning curves as a picture')
     draw.add_argument('workdirs', type=Path, nargs='+', metavar='DIR')
     draw.add_argument('--out', type=Path, required=True, metavar='FILE.png')
-    args = parser.parse_args(argv)
-    if args.command == 'plot':
-        return exit_status(lambda: plot(args.workdirs, args.out))
-    if args.command == 'ship':
-        return exit_status(lambda: ship(args.name, args.workdir, args.kind))
-    return exit_status(lambda: train(args.robot, args.workdir, args.steps, args.seed))
+    learn.set_defaults(run=lambda args: train(args.robot, args.workdir, args.steps, args.seed))
+    keep.set_defaults(run=lambda args: ship(args.name, args.workdir, args.kind))
+    draw.set_defaults(run=lambda args: plot(args.workdirs, args.out))
+    return parser.run(argv, lambda args: args.run(args))
 
 
 if __name__ == '__main__':

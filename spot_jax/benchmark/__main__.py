@@ -18,11 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from spot_jax.arguments import Parser, several, whole
 from spot_jax.benchmark import kernels, rounding, scaling
-from spot_jax.benchmark.phases import Case, case, random_rows, read_config, update_flops, with_settings
+from spot_jax.benchmark.phases import Case, case, random_rows, update_flops, with_settings
 from spot_jax.benchmark.timing import measure
 from spot_jax.build import build_spec
-from spot_jax.errors import InputError, exit_status
+from spot_jax.config_files import read_config
+from spot_jax.errors import InputError
 from spot_jax.pictures import png
 
 
@@ -123,6 +125,7 @@ def figures_of(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
 
 def benchmark(args: argparse.Namespace) -> None:
     """Measures, prints and writes; raises InputError if a file is there already."""
+    args.sizes = (args.observation_dim, args.action_dim)
     for name in ('json', 'plot'):
         path = getattr(args, name)
         if path is not None and path.exists():
@@ -139,14 +142,14 @@ def benchmark(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog='python -m spot_jax.benchmark', description=__doc__)
+    parser = Parser(prog='python -m spot_jax.benchmark', description=__doc__)
     parser.add_argument('--config', default='experiments/antmaze.py', help='whose settings and network sizes')
     parser.add_argument('--device', help="JAX's name of it: cpu, cuda, rocm, tpu; the baseline goes to the GPU, too")
-    parser.add_argument('--observation-dim', type=int, default=29)
-    parser.add_argument('--action-dim', type=int, default=8)
-    parser.add_argument('--members', type=lambda s: [int(m) for m in s.split(',')], default=[1, 4, 16, 64])
-    parser.add_argument('--steps', type=int, default=200, help='updates of one member at L = 1 in a round')
-    parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--observation-dim', type=whole(1, 100_000), default=29)
+    parser.add_argument('--action-dim', type=whole(1, 10_000), default=8)
+    parser.add_argument('--members', type=several(whole(1, 10_000)), default=[1, 4, 16, 64])
+    parser.add_argument('--steps', type=whole(1), default=200, help='updates of one member at L = 1 in a round')
+    parser.add_argument('--rounds', type=whole(1), default=7)
     parser.add_argument('--no-torch', dest='torch', action='store_false', help='leave the baselines out')
     parser.add_argument('--no-compile', dest='compile', action='store_false', help='no torch.compile')
     parser.add_argument('--kernels', action='store_true', help='only count the kernels of a GPU (none is needed)')
@@ -154,9 +157,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--rounding', action='store_true', help='only the losses with rounded products')
     parser.add_argument('--plot', type=Path, help='draw the scaling to this PNG file')
     parser.add_argument('--json', type=Path, help='also write the figures to this file')
-    args = parser.parse_args(argv)
-    args.sizes = (args.observation_dim, args.action_dim)
-    return exit_status(lambda: benchmark(args))
+    return parser.run(argv, benchmark)
 
 
 if __name__ == '__main__':

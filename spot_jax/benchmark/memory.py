@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from spot_jax.arguments import Parser, whole
 from spot_jax.benchmark.online import Loops
-from spot_jax.benchmark.phases import read_config
-from spot_jax.errors import exit_status
+from spot_jax.config_files import read_config
 from spot_jax.ring_files import RingFiles
 
 MIB = 2**20
@@ -67,31 +67,41 @@ def measure(
     return row
 
 
+def settings(text: str) -> list[tuple[int, int]]:
+    """`MEMBERSxCAPACITY,...` as pairs of numbers."""
+    pairs = [part.split('x') for part in text.split(',')]
+    if any(len(pair) != 2 for pair in pairs):
+        raise argparse.ArgumentTypeError(f'{text[:40]!r} is not MEMBERSxCAPACITY,...')
+    return [(whole(1, 10_000)(members), whole(1)(capacity)) for members, capacity in pairs]
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog='python -m spot_jax.benchmark.memory', description=__doc__)
+    parser = Parser(prog='python -m spot_jax.benchmark.memory', description=__doc__)
     parser.add_argument('--config', default='experiments/antmaze.py:umaze', help='default: %(default)s')
     parser.add_argument('--environment', default='spot_jax/AntMaze-UMaze-v0', help='default: %(default)s')
-    parser.add_argument('--settings', default='4x100000,16x100000', help='MEMBERSxCAPACITY,...; default: %(default)s')
-    parser.add_argument('--transitions', type=int, default=1_000_000, help="the dataset's; default: %(default)s")
-    parser.add_argument('--new', type=int, default=50_000, help='transitions of a checkpoint; default: %(default)s')
+    parser.add_argument(
+        '--settings', type=settings, default='4x100000,16x100000', help='MEMBERSxCAPACITY,...; default: %(default)s'
+    )
+    parser.add_argument('--transitions', type=whole(1), default=1_000_000, help="the dataset's; default: %(default)s")
+    parser.add_argument(
+        '--new', type=whole(1), default=50_000, help='transitions of a checkpoint; default: %(default)s'
+    )
     parser.add_argument('--restart', action='store_true', help="read the checkpoint's transitions, too")
     parser.add_argument('--json', type=Path, help='a file for the figures')
-    args = parser.parse_args(argv)
 
-    def body() -> None:
+    def body(args: argparse.Namespace) -> None:
         rows = []
         context = multiprocessing.get_context('spawn')
-        for text in args.settings.split(','):
-            members, capacity = map(int, text.split('x'))
+        for setting in args.settings:
             with concurrent.futures.ProcessPoolExecutor(1, context) as process:
-                options = args.environment, (members, capacity), args.transitions, args.new, args.restart
+                options = args.environment, setting, args.transitions, args.new, args.restart
                 rows.append(process.submit(measure, read_config(args.config), *options).result())
             print(' '.join(f'{name}={value:.0f}' for name, value in rows[-1].items()), flush=True)
         if args.json:
             args.json.write_text(json.dumps(rows, indent=2) + '\n')
 
-    return exit_status(body)
+    return parser.run(argv, body)
 
 
 if __name__ == '__main__':

@@ -22,10 +22,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from spot_jax import environments, online, population, sharding
-from spot_jax.benchmark.phases import TRANSITIONS, random_rows, read_config
+from spot_jax.arguments import Parser, several, whole
+from spot_jax.benchmark.phases import TRANSITIONS, random_rows
 from spot_jax.build import build_spec
 from spot_jax.config import members
-from spot_jax.errors import exit_status
+from spot_jax.config_files import read_config
 from spot_jax.finetuning import Collector, options_of
 from spot_jax.policy import Scaling, snapshot
 from spot_jax.tasks import TASKS
@@ -160,21 +161,27 @@ def measure(config: ConfigDict, environment: str, num_members: int, workers: int
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog='python -m spot_jax.benchmark.online', description=__doc__)
+    parser = Parser(prog='python -m spot_jax.benchmark.online', description=__doc__)
     parser.add_argument('--config', default='experiments/antmaze.py:umaze', help='default: %(default)s')
     parser.add_argument('--environment', default='spot_jax/AntMaze-UMaze-v0', help='default: %(default)s')
-    parser.add_argument('--members', default='1,4,16', help='how many, of each population; default: %(default)s')
-    parser.add_argument('--workers', type=int, default=1, help='processes of the overlapped loop; default: %(default)s')
-    parser.add_argument('--rounds', type=int, default=5, help='default: %(default)s')
+    parser.add_argument(
+        '--members',
+        type=several(whole(1, 10_000)),
+        default='1,4,16',
+        help='how many, of each population; default: %(default)s',
+    )
+    parser.add_argument(
+        '--workers', type=whole(0, 1024), default=1, help='processes of the overlapped loop; default: %(default)s'
+    )
+    parser.add_argument('--rounds', type=whole(1), default=5, help='default: %(default)s')
     parser.add_argument('--json', type=Path, help='a file for the figures')
-    args = parser.parse_args(argv)
 
-    def body() -> None:
+    def body(args: argparse.Namespace) -> None:
         results = []
         print(
             'members  ' + ''.join(f'{n:>14}' for n in ('overlapped', 'plain', 'sum of parts', 'act', 'step', 'update'))
         )
-        for number in map(int, args.members.split(',')):
+        for number in args.members:
             row = measure(read_config(args.config), args.environment, number, args.workers, args.rounds)
             results.append(row)
             rates = row['steps_per_s']
@@ -185,7 +192,7 @@ def main(argv: list[str] | None = None) -> int:
             facts = {'device': device, 'environment': args.environment, 'workers': args.workers, 'rounds': args.rounds}
             args.json.write_text(json.dumps(facts | {'populations': results}, indent=2) + '\n')
 
-    return exit_status(body)
+    return parser.run(argv, body)
 
 
 if __name__ == '__main__':

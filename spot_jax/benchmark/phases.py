@@ -1,9 +1,7 @@
 """A phase of a population at given sizes, compiled from shapes alone or ready to be timed."""
 
-import importlib.util
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +13,6 @@ from spot_jax import population
 from spot_jax.benchmark import flops
 from spot_jax.build import build_spec
 from spot_jax.config import members
-from spot_jax.errors import InputError
 from spot_jax.population import Spec
 
 TRANSITIONS = 100_000
@@ -31,17 +28,6 @@ class Case(NamedTuple):
     flops: float  # of one update of one member
     compile_s: float | None
     memory: int | None  # bytes, of the compiled program with its arguments
-
-
-def read_config(text: str) -> ConfigDict:
-    """The config of FILE.py[:PRESET]; raises InputError if there is no such file or preset."""
-    path, _, preset = text.partition(':')
-    spec = importlib.util.spec_from_file_location('benchmarked', path)
-    if spec is None or spec.loader is None or not Path(path).is_file():
-        raise InputError(f'--config={text}: there is no such file')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(preset) if preset else module.get_config()
 
 
 def random_rows(spec: Spec) -> np.ndarray:

@@ -1,42 +1,40 @@
 """`python -m spot_jax.datasets`: list, show, generate and import datasets."""
 
-import argparse
 import sys
 from pathlib import Path
 
+from spot_jax.arguments import MAX_SEED, Parser, whole
 from spot_jax.datasets.d4rl import import_d4rl
-from spot_jax.datasets.recipes import generate
+from spot_jax.datasets.recipes import MAX_TRANSITIONS, generate
 from spot_jax.datasets.show import show, show_all
-from spot_jax.errors import exit_status
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog='python -m spot_jax.datasets', description=__doc__)
+    parser = Parser(prog='python -m spot_jax.datasets', description=__doc__)
     commands = parser.add_subparsers(dest='command', required=True)
-    commands.add_parser('list', help='local datasets, and those that can be generated')
+    everything = commands.add_parser('list', help='local datasets, and those that can be generated')
+    everything.set_defaults(run=lambda _: show_all())
     tell = commands.add_parser('show', help='what datasets hold')
     tell.add_argument('id', nargs='+')
     tell.add_argument('--plot', type=Path, metavar='FILE.png', help='draw it too: paths in mazes, or returns')
     make = commands.add_parser('generate', help='make a dataset on the spot')
     make.add_argument('id')
-    make.add_argument('--transitions', type=int, help="default: the recipe's own number")
-    make.add_argument('--seed', type=int, default=0)
-    make.add_argument('--workers', type=int, help='processes; default: one per CPU; the data do not depend on it')
+    make.add_argument('--transitions', type=whole(1, MAX_TRANSITIONS), help="default: the recipe's own number")
+    make.add_argument('--seed', type=whole(0, MAX_SEED), default=0)
+    make.add_argument(
+        '--workers', type=whole(1, 1024), help='processes; default: one per CPU; the data do not depend on it'
+    )
     make.add_argument('--overwrite', action='store_true')
     take = commands.add_parser('import-d4rl', help="make a dataset of one of D4RL's HDF5 files")
     take.add_argument('file', type=Path)
     take.add_argument('--id', required=True, help='NAMESPACE/NAME-vN')
     take.add_argument('--environment', help='to evaluate in, as gymnasium calls it: Hopper-v5, AntMaze_UMaze-v4')
     take.add_argument('--overwrite', action='store_true')
-    args = parser.parse_args(argv)
-    if args.command == 'list':
-        return exit_status(show_all)
-    if args.command == 'show':
-        return exit_status(lambda: show(args.id, args.plot))
-    if args.command == 'import-d4rl':
-        return exit_status(lambda: import_d4rl(args.file, args.id, args.environment, args.overwrite))
-    return exit_status(lambda: generate(args.id, args.transitions, args.seed, args.overwrite, args.workers))
+    tell.set_defaults(run=lambda args: show(args.id, args.plot))
+    make.set_defaults(run=lambda args: generate(args.id, args.transitions, args.seed, args.overwrite, args.workers))
+    take.set_defaults(run=lambda args: import_d4rl(args.file, args.id, args.environment, args.overwrite))
+    return parser.run(argv, lambda args: args.run(args))
 
 
 if __name__ == '__main__':

@@ -2,11 +2,13 @@
 
 import os
 
+from spot_jax.arguments import MAX_SEED
 from spot_jax.datasets import antmaze, locomotion, pointmaze
 from spot_jax.datasets.store import Recipe, Request
 from spot_jax.errors import InputError
 
 RECIPES: dict[str, Recipe] = pointmaze.RECIPES | antmaze.RECIPES | locomotion.RECIPES
+MAX_TRANSITIONS = 10**8
 MAX_WORKERS = 8  # unless more are asked for
 
 
@@ -20,8 +22,12 @@ def generate(
     if dataset_id not in RECIPES:
         raise InputError(f'no recipe for {dataset_id!r}: choose one of {", ".join(RECIPES)}')
     recipe = RECIPES[dataset_id]
-    for name, value in (('transitions', transitions), ('workers', workers)):
-        if value is not None and value < 1:
-            raise InputError(f'--{name}={value}: must be at least 1')
+    for name, value, low, high in (
+        ('transitions', transitions, 1, MAX_TRANSITIONS),
+        ('workers', workers, 1, 1024),
+        ('seed', seed, 0, MAX_SEED),
+    ):
+        if value is not None and not low <= value <= high:
+            raise InputError(f'--{name}={value}: must be at least {low} and at most {high}')
     workers = workers or min(MAX_WORKERS, os.cpu_count() or 1)
     recipe.make(Request(dataset_id, transitions or recipe.transitions, seed, overwrite, workers))

@@ -1,0 +1,85 @@
+"""Which options of a run have no effect, as data: it is better to hear of it before the run than after."""
+
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from spot_jax.fields import HYPERPARAMETERS
+
+
+class Idle(NamedTuple):
+    """Fields that nothing reads while a condition holds."""
+
+    when: Callable[[Any], bool]  # of the config
+    because: str
+    fields: tuple[str, ...]  # or groups of fields
+
+
+def _spans(name: str) -> Callable[[Any], bool]:
+    return lambda c: len(c.grid[name]) > 0
+
+
+GRID = tuple(f'grid.{name}' for name in HYPERPARAMETERS)
+
+IDLE = [
+    Idle(
+        lambda c: c.regularizer.name != 'support',
+        'regularizer.name is not support',
+        ('cvae', 'grid.beta', 'regularizer.estimator', 'regularizer.num_samples'),
+    ),
+    Idle(
+        lambda c: c.regularizer.name == 'none',
+        'regularizer.name is none',
+        ('regularizer.weight', 'grid.regularizer_weight', 'online.cooling_steps', 'online.cooling_floor'),
+    ),
+    Idle(lambda c: c.cvae.restore is not None, 'cvae.restore is given', ('cvae.steps', 'cvae.lr')),
+    Idle(
+        lambda c: c.online.steps > 0 and c.online.restore is not None,
+        'online.restore is given',
+        (
+            *('seeds', *GRID, 'offline', 'cvae.steps', 'cvae.lr', 'cvae.restore'),
+            *('actor.output_init', 'critic.output_init'),
+        ),
+    ),
+    Idle(
+        lambda c: c.online.steps == 0,
+        'online.steps is 0',
+        tuple(
+            f'online.{name}'
+            for name in (
+                *('restore', 'keep_offline', 'offline_share', 'capacity', 'reset_optimizers', 'discount', 'workers'),
+                *('exploration_noise', 'cooling_steps', 'cooling_floor', 'updates_per_step', 'warmup_steps'),
+            )
+        ),
+    ),
+    Idle(lambda c: not c.online.keep_offline, 'online.keep_offline is false', ('online.offline_share',)),
+    Idle(lambda c: c.online.cooling_steps == 0, 'online.cooling_steps is 0', ('online.cooling_floor',)),
+    Idle(
+        lambda c: c.evaluation.episodes == 0,
+        'evaluation.episodes is 0',
+        ('evaluation.interval', 'evaluation.seed', 'evaluation.workers'),
+    ),
+    Idle(
+        lambda c: c.policy_noise == 0 and not c.grid.policy_noise,
+        'policy_noise is 0',
+        ('noise_clip', 'grid.noise_clip'),
+    ),
+    Idle(
+        lambda c: c.noise_clip == 0 and not c.grid.noise_clip,
+        'noise_clip is 0',
+        ('policy_noise', 'grid.policy_noise'),
+    ),
+    *(Idle(_spans(name), f'grid.{name} is given', (path,)) for name, path in HYPERPARAMETERS.items()),
+]
+
+
+def without_effect(config: ConfigDict, changed: Collection[str]) -> list[str]:
+    """Those of the fields `changed` that this run does not read, each with the reason."""
+    found: dict[str, str] = {}
+    for idle in IDLE:
+        if idle.when(config):
+            for path in changed:
+                if any(path == field or path.startswith(f'{field}.') for field in idle.fields):
+                    found.setdefault(path, idle.because)
+    return [f'{path} ({because})' for path, because in found.items()]

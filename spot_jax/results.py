@@ -35,6 +35,14 @@ LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'gymnasium', 'gymnasium-
 Row = dict[str, Any]
 
 
+def installed(library: str) -> str | None:
+    """Its version; None where it is not installed, as gymnasium-robotics where no maze is played."""
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def _rows(population: Population, phase: str, state: PhaseState, values: list[Row]) -> list[Row]:
     """Every member's `values` behind the columns that each row starts with; diverged members have no more rows."""
     steps, alive = population.per_member(state.gradient_steps), population.per_member(state.alive)
@@ -95,7 +103,7 @@ def results(
             }
             for i, m in enumerate(population.members)
         ],
-        'versions': {name: importlib.metadata.version(name) for name in LIBRARIES},
+        'versions': {name: installed(name) for name in LIBRARIES},
     }
 
 

@@ -1,6 +1,7 @@
 """`python -m spot_jax.benchmark [--config=FILE.py[:PRESET]] [--device=cpu] [--json=FILE] [--no-torch] [--members=1,4]`.
 
-`--scaling --plot=FILE.png` measures how an update grows instead, and `--kernels` counts a GPU's launches. Everything
+`--scaling --plot=FILE.png` measures how an update grows instead, `--kernels` counts a GPU's launches, and `--gpu` is
+all that one can be asked in ten minutes. Everything
 is measured alternately in this one process, on random data of the given sizes; figures are medians over rounds. Updates
 per second of a population are those of all members together.
 """
@@ -19,13 +20,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from spot_jax.arguments import Parser, several, whole
-from spot_jax.benchmark import kernels, rounding, scaling
+from spot_jax.benchmark import gpu, kernels, rounding, scaling
 from spot_jax.benchmark.phases import Case, case, random_rows, update_flops, with_settings
 from spot_jax.benchmark.timing import measure
 from spot_jax.build import build_spec
 from spot_jax.config_files import read_config
 from spot_jax.errors import InputError
 from spot_jax.pictures import png
+
+NO_TORCH = "the baseline needs torch: pip install '.[benchmark]', or leave it out with --no-torch"
 
 
 def case_name(phase: str, num_samples: int) -> str:
@@ -59,7 +62,7 @@ def torch_cases(config: ConfigDict, args: argparse.Namespace, rows: np.ndarray) 
     """Both baselines: CVAE, policy at L = 1 and 10."""
     import torch
 
-    from spot_jax.benchmark.baseline import Baseline, runner
+    from spot_jax.benchmark.baseline import make_baseline
 
     if jax.default_backend() == 'gpu':
         if not torch.cuda.is_available():
@@ -72,13 +75,10 @@ def torch_cases(config: ConfigDict, args: argparse.Namespace, rows: np.ndarray) 
         spec = build_spec(with_settings(config, **{'regularizer.num_samples': num_samples}), *args.sizes)
         for kind in ('published', 'tuned'):
             settings = (config.regularizer.weight, config.cvae.beta, config.discount)
-            baseline = Baseline(spec, rows, *settings, tuned=kind == 'tuned')
             start = time.perf_counter()
-            if kind == 'tuned' and args.compile:
-                baseline.compile()
-            run = runner(baseline, phase)
+            run = make_baseline(spec, rows, settings, kind, phase, args.compile)
             run(2)
-            steps = max(2, args.steps // num_samples)
+            steps = max(2, args.steps // num_samples // spec.td3.policy_freq * spec.td3.policy_freq)
             name, compile_s = f'{case_name(phase, num_samples)} | torch {kind}', time.perf_counter() - start
             cases.append(Case(name, run, steps, 1, update_flops(spec, phase), compile_s, None))
     return cases
@@ -109,6 +109,10 @@ def figures_of(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
     if args.kernels:
         counts = kernels.launches(config, args.sizes)
         return counts, kernels.table(counts)
+    if args.gpu:
+        if args.torch and importlib.util.find_spec('torch') is None:
+            raise InputError(NO_TORCH)
+        return gpu.measure_all(config, args), ''
     if args.scaling:
         figures = scaling.scaling(config, args.sizes, args.steps, args.rounds)
         return figures, scaling.table(figures)
@@ -116,7 +120,7 @@ def figures_of(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
         figures = rounding.losses(config, args.sizes, args.steps)
         return figures, rounding.table(figures)
     if args.torch and importlib.util.find_spec('torch') is None:
-        raise InputError("the baseline needs torch: pip install '.[benchmark]', or leave it out with --no-torch")
+        raise InputError(NO_TORCH)
     rows = random_rows(build_spec(config, *args.sizes))
     cases = jax_cases(config, args, rows) + (torch_cases(config, args, rows) if args.torch else [])
     figures = measure(cases, args.rounds)
@@ -134,7 +138,7 @@ def benchmark(args: argparse.Namespace) -> None:
         raise InputError('--plot is the picture of --scaling')
     figures, text = figures_of(args)
     print(text)
-    if args.json is not None:
+    if args.json is not None and not args.gpu:
         args.json.write_text(json.dumps(figures, indent=2) + '\n')
     if args.plot is not None:
         args.plot.write_bytes(png(scaling.draw(figures)))
@@ -153,6 +157,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--no-torch', dest='torch', action='store_false', help='leave the baselines out')
     parser.add_argument('--no-compile', dest='compile', action='store_false', help='no torch.compile')
     parser.add_argument('--kernels', action='store_true', help='only count the kernels of a GPU (none is needed)')
+    parser.add_argument('--gpu', action='store_true', help='all that a GPU can be asked, within --limit')
+    parser.add_argument('--limit', type=whole(1), default=540, help='seconds that --gpu may take')
+    parser.add_argument('--only', default='', help='of --gpu, the cases whose names this regular expression finds')
+    parser.add_argument(
+        '--matmul', type=whole(1, 65_536), default=gpu.MATMUL, help='size of the product that --gpu compares with'
+    )
+    parser.add_argument('--dataset', help='a dataset that is there: --gpu also trains 16 members on it')
     parser.add_argument('--scaling', action='store_true', help='only vary members, L, batch and hidden width')
     parser.add_argument('--rounding', action='store_true', help='only the losses with rounded products')
     parser.add_argument('--plot', type=Path, help='draw the scaling to this PNG file')

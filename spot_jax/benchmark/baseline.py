@@ -1,13 +1,15 @@
 """The same updates in PyTorch, to measure against: written for this benchmark, one Python step per update.
 
 `published` does what the authors' code does: in the actor step, gradients also gather in the parameters of the critic
-and of the frozen CVAE, and minibatches are drawn from NumPy arrays. `tuned` does without both, and compiles its losses
-where torch.compile works.
+and of the frozen CVAE, and minibatches are drawn from NumPy arrays. `tuned` does without both, has Adam in one kernel
+on a GPU, and compiles its losses where torch.compile works. `graphed` replays a block of tuned updates as one CUDA
+graph.
 """
 
 import copy
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,9 +68,11 @@ class Baseline:
         """Makes targets and optimisers anew."""
         self.target_actor, self.target_critics = copy.deepcopy(self.actor), copy.deepcopy(self.critics)
         self.cvae_parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
-        self.cvae_optimizer = torch.optim.Adam(self.cvae_parameters, lr=self.spec.cvae_lr)
-        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=1e-4)
-        self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), lr=3e-4)
+        fused = self.tuned and self.device.type == 'cuda'
+        adam = partial(torch.optim.Adam, fused=fused, capturable=fused)
+        self.cvae_optimizer = adam(self.cvae_parameters, lr=self.spec.cvae_lr)
+        self.actor_optimizer = adam(self.actor.parameters(), lr=1e-4)
+        self.critic_optimizer = adam(self.critics.parameters(), lr=3e-4)
 
     def compile(self) -> None:
         """Compiles the losses: the `tuned` baseline's last step."""
@@ -158,15 +162,48 @@ class Baseline:
                     t.mul_(1 - 0.005).add_(p, alpha=0.005)
 
 
-def runner(baseline: Baseline, phase: str) -> Callable[[int], Any]:
-    """`run(n)` makes n updates of a phase, 'cvae' or 'policy'."""
+def block(baseline: Baseline, phase: str) -> int:
+    """The updates after which a phase, 'cvae' or 'policy', repeats itself; returns how many."""
+    if phase == 'cvae':
+        baseline.cvae_update()
+        return 1
+    for step in range(1, baseline.spec.td3.policy_freq + 1):
+        baseline.policy_update(step)
+    return baseline.spec.td3.policy_freq
+
+
+def graphed(baseline: Baseline, phase: str) -> Callable[[], int]:
+    """A block of a phase as one CUDA graph: what it returns replays it."""
+    warm = torch.cuda.Stream()
+    warm.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(warm):
+        for _ in range(3):  # compiles, and makes the optimisers' states
+            steps = block(baseline, phase)
+    torch.cuda.current_stream().wait_stream(warm)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        block(baseline, phase)
+
+    def replay() -> int:
+        graph.replay()
+        return steps
+
+    return replay
+
+
+def make_baseline(
+    spec: Spec, rows: np.ndarray, settings: tuple[float, float, float], kind: str, phase: str, compiles: bool
+) -> Callable[[int], Any]:
+    """`run(n)` makes at least n updates of a phase; settings: weight, β, discount; kind: see this file's top."""
+    baseline = Baseline(spec, rows, *settings, tuned=kind != 'published')
+    if kind != 'published' and compiles:
+        baseline.compile()
+    once = graphed(baseline, phase) if kind == 'graphed' else partial(block, baseline, phase)
 
     def run(steps: int) -> None:
-        for step in range(1, steps + 1):
-            if phase == 'cvae':
-                baseline.cvae_update()
-            else:
-                baseline.policy_update(step)
+        done = 0
+        while done < steps:
+            done += once()
         if baseline.device.type == 'cuda':
             torch.cuda.synchronize()
 

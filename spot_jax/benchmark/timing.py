@@ -14,10 +14,10 @@ from spot_jax.benchmark.phases import Case
 MATMUL = 1024  # rows and columns of the matrices whose product gives the device's rate
 
 
-def matmul_rate(rounds: int = 5) -> float:
-    """The device's float32 matrix product rate in FLOP/s: the best of `rounds`."""
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(MATMUL, MATMUL)).astype(np.float32))
-    product = jax.jit(lambda x: x @ x)
+def matmul_rate(rounds: int = 5, size: int = MATMUL, precision: str = 'float32') -> float:
+    """The device's rate of products of `size` by `size` float32 matrices in FLOP/s: the best of `rounds`."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(size, size)).astype(np.float32))
+    product = jax.jit(jax.default_matmul_precision(precision)(lambda x: x @ x))
     product(x).block_until_ready()
     seconds = []
     for _ in range(rounds):
@@ -26,7 +26,7 @@ def matmul_rate(rounds: int = 5) -> float:
             y = product(x)
         y.block_until_ready()
         seconds.append((time.perf_counter() - start) / 5)
-    return 2 * MATMUL**3 / min(seconds)
+    return 2 * size**3 / min(seconds)
 
 
 def measure(cases: Sequence[Case], rounds: int) -> list[dict[str, Any]]:

@@ -28,11 +28,12 @@ from spot_jax.benchmark.phases import Case, prepare, random_rows, update_flops, 
 from spot_jax.benchmark.timing import matmul_rate
 from spot_jax.build import build_spec
 from spot_jax.checkpoint import write_atomically
-from spot_jax.config import PRECISIONS, members
+from spot_jax.config import members
 
 ROUNDS, ROUND_S = 3, 0.5  # of a case, and the least seconds of one
 MATMUL = 8192  # rows and columns of the matrices whose product gives the GPU's rate
 POPULATIONS = (4, 16, 64, 256)
+PRECISIONS = ('float32', 'tensorfloat32', 'bfloat16')
 # XLA's options beside those in use (`population.XLA_OPTIONS`), and the members they are tried with.
 ALL_COMMANDS = 'FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE'
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -1,12 +1,14 @@
 """`python -m spot_jax.datasets`: list, show, generate and import datasets."""
 
+import signal
 import sys
 from pathlib import Path
 
 from spot_jax.arguments import MAX_SEED, Parser, whole
 from spot_jax.datasets.d4rl import import_d4rl
+from spot_jax.datasets.listing import show_all
 from spot_jax.datasets.recipes import MAX_TRANSITIONS, generate
-from spot_jax.datasets.show import show, show_all
+from spot_jax.datasets.show import show
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,4 +40,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what was begun is tidied up
     sys.exit(main())

@@ -1,15 +1,17 @@
 """What is in the datasets, in words and in pictures."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Box
 from matplotlib.figure import Figure
 
 from spot_jax.checkpoint import write_atomically
+from spot_jax.datasets.listing import printable
 from spot_jax.datasets.load import evaluation_spec, open_minari
-from spot_jax.datasets.recipes import RECIPES
 from spot_jax.environments import make
 from spot_jax.errors import InputError
 from spot_jax.pictures import COLORS, Rollouts, draw_rollouts, plain, png
@@ -18,44 +20,57 @@ from spot_jax.tasks import TASKS, goal_reached
 MAX_PATHS = 300  # drawn of a maze's dataset
 
 
-def show_all() -> None:
-    """Prints the local datasets, then the recipes."""
-    import minari
+def _share_at_bounds(actions: Any, space: Box) -> float | None:
+    """How many of the actions [T, ...] are within 1% of a half range from a bound; None if nothing has two bounds."""
+    low, high = space.low.astype(np.float64).ravel(), space.high.astype(np.float64).ravel()
+    bounded = np.isfinite(low) & np.isfinite(high) & (low < high)
+    if not bounded.any():
+        return None
+    middle, half = (low / 2 + high / 2)[bounded], (high / 2 - low / 2)[bounded]
+    values = np.asarray(actions, np.float64).reshape(len(actions), -1)[:, bounded]
+    return float(np.mean(np.abs(values - middle) >= 0.99 * half)) if len(values) else 0.0
 
-    for dataset_id, metadata in minari.list_local_datasets().items():
-        print(f'{dataset_id}: {metadata["total_steps"]} transitions in {metadata["total_episodes"]} episodes')
-    print('can be generated:', ', '.join(RECIPES))
+
+def _statistics(data: Any) -> list[str]:
+    """A dataset's episodes in words; none if there are none."""
+    rows, shares, space = [], [], data.spec.action_space
+    for episode in data.iterate_episodes():
+        rewards = np.asarray(episode.rewards)
+        if rewards.dtype.kind not in 'fiub' or rewards.ndim != 1:
+            raise InputError(f'{data.spec.dataset_id}, episode {episode.id}: rewards must be a number for each step')
+        rows.append((np.sum(rewards), len(rewards), np.max(rewards, initial=-np.inf)))
+        shares.append(_share_at_bounds(episode.actions, space) if isinstance(space, Box) else None)
+    if not rows:
+        return []
+    returns, lengths, highest = np.array(rows, np.float64).T
+    quantiles = ', '.join(f'{q:.2f}' for q in np.quantile(returns, [0, 0.25, 0.5, 0.75, 1]))
+    lines = [f'returns: mean {returns.mean():.2f}, quartiles {quantiles}']
+    if set(np.unique(returns % 1)) == {0.0}:
+        lines.append(f'episodes that reach a reward of 1: {100 * goal_reached(highest).mean():.1f}%')
+    lines.append(f'lengths: mean {lengths.mean():.1f}, from {lengths.min():.0f} to {lengths.max():.0f}')
+    if lengths.sum() != data.total_steps:
+        lines.append(f'damaged: its episodes have {lengths.sum():.0f} steps, its metadata say {data.total_steps}')
+    if None not in shares and lengths.any():
+        share = np.average(np.array(shares, np.float64), weights=lengths)
+        lines.append(f'actions at their bounds (99%): {100 * share:.1f}%')
+    return lines
 
 
 def describe(data: Any) -> str:
-    """A Minari dataset in words."""
-    dataset_id, metadata = data.spec.dataset_id, data.storage.metadata
-    space = data.spec.action_space
-    episodes = [
-        (np.sum(e.rewards), len(e.actions), np.max(e.rewards), np.mean(np.abs(e.actions) >= 0.99 * space.high))
-        for e in data.iterate_episodes()
-    ]
-    returns, lengths, highest, at_bounds = np.array(episodes).T
-    quantiles = ', '.join(f'{q:.2f}' for q in np.quantile(returns, [0, 0.25, 0.5, 0.75, 1]))
+    """A Minari dataset in words, of any observations and actions."""
+    metadata, environment = data.storage.metadata, evaluation_spec(data)
+    with np.errstate(all='ignore'):  # what is not finite is shown so
+        statistics = _statistics(data)
     lines = [
-        f'{dataset_id}: {data.total_steps} transitions in {data.total_episodes} episodes',
-        f'returns: mean {returns.mean():.2f}, quartiles {quantiles}',
-        f'lengths: mean {lengths.mean():.1f}, from {lengths.min():.0f} to {lengths.max():.0f}',
-        f'actions at their bounds (99%): {100 * np.average(at_bounds, weights=lengths):.1f}%',
+        f'{data.spec.dataset_id}: {data.total_steps} transitions in {data.total_episodes} episodes',
+        *statistics,
+        f'observations: {data.spec.observation_space}',
+        f'actions: {data.spec.action_space}',
+        f'environment: {environment.id if environment else "none (it cannot be evaluated)"}',
+        f'made by: {", ".join(sorted(map(str, metadata.get("author", []))))}: {metadata.get("algorithm_name", "")}',
+        metadata.get('description', ''),
     ]
-    if set(np.unique(returns % 1)) == {0.0}:
-        lines.insert(2, f'episodes that reach a reward of 1: {100 * goal_reached(highest).mean():.1f}%')
-    environment = evaluation_spec(data)
-    return '\n'.join(
-        [
-            *lines,
-            f'observations: {data.spec.observation_space}',
-            f'actions: {space}',
-            f'environment: {environment.id if environment else "none (it cannot be evaluated)"}',
-            f'made by: {", ".join(sorted(metadata.get("author", [])))}: {metadata.get("algorithm_name", "")}',
-            metadata.get('description', ''),
-        ]
-    )
+    return '\n'.join(map(printable, lines))
 
 
 def _maze_of(data: Any) -> Any:
@@ -70,6 +85,14 @@ def _maze_of(data: Any) -> Any:
     return found
 
 
+def _path(observations: Any) -> np.ndarray | None:
+    """The positions [T + 1, 2] in an episode's observations, None if they have none."""
+    if isinstance(observations, Mapping):
+        observations = observations.get('achieved_goal')
+    path = np.asarray(observations) if isinstance(observations, np.ndarray) else np.empty(0)
+    return path[:, :2] if path.ndim == 2 and path.shape[1] >= 2 else None
+
+
 def maze_panel(data: Any) -> Rollouts | None:
     """A maze dataset's episodes, at most `MAX_PATHS` of them, evenly over it; None if it is of no maze."""
     found = _maze_of(data)
@@ -77,11 +100,12 @@ def maze_panel(data: Any) -> Rollouts | None:
         return None
     maze, goal = found
     indices = np.unique(np.linspace(0, data.total_episodes - 1, MAX_PATHS).astype(int))
-    episodes = list(data.iterate_episodes(indices))
-    observations = [e.observations for e in episodes]
-    paths = [np.asarray(o['achieved_goal'] if isinstance(o, Mapping) else o[:, :2]) for o in observations]
+    episodes = list(data.iterate_episodes(data.episode_indices[indices]))
+    paths = [path for path in (_path(e.observations) for e in episodes) if path is not None]
+    if len(paths) < len(episodes):
+        return None
     own = [e.infos['goal'][0] for e in episodes if isinstance(e.infos, Mapping) and 'goal' in e.infos]
-    reached = np.array([goal_reached(np.max(e.rewards)) for e in episodes])
+    reached = np.array([goal_reached(np.max(e.rewards, initial=0)) for e in episodes])
     return Rollouts(
         f'{data.spec.dataset_id}\n{reached.sum()} of {len(episodes)} episodes reach the goal',
         maze,
@@ -107,6 +131,9 @@ def draw_returns(returns: Mapping[str, np.ndarray]) -> Figure:
 
 def picture(datasets: Sequence[Any]) -> bytes:
     """A PNG file of datasets, the paths in mazes or the returns; raises InputError if they are of both kinds."""
+    for data in datasets:
+        if data.total_episodes == 0:
+            raise InputError(f'--plot: {data.spec.dataset_id} is empty')
     panels = [panel for panel in map(maze_panel, datasets) if panel is not None]
     if panels and len(panels) < len(datasets):
         raise InputError('--plot: mazes and other tasks go in pictures of their own')
@@ -116,13 +143,32 @@ def picture(datasets: Sequence[Any]) -> bytes:
     return png(draw_returns(returns))
 
 
+@contextlib.contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Whatever damaged episodes raise in the block becomes an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # Minari, h5py and NumPy raise many kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f'{what} cannot be read: {printable(reason)}') from error
+
+
 def show(dataset_ids: Sequence[str], plot: Path | None = None) -> None:
-    """Prints what datasets hold, and draws it in a file. Raises InputError if one cannot be opened or written."""
+    """Prints what datasets hold, and draws it in a file. Raises InputError if one cannot be read or written."""
     datasets = [open_minari(dataset_id) for dataset_id in dataset_ids]
-    print('\n\n'.join(map(describe, datasets)))
-    if plot is not None:
-        try:
-            write_atomically(plot, picture(datasets))
-        except OSError as error:
-            raise InputError(f'cannot write {plot}: {error.strerror}') from error
-        print(plot)
+    texts = []
+    for dataset_id, data in zip(dataset_ids, datasets, strict=True):
+        with _reading(dataset_id):
+            texts.append(describe(data))
+    print('\n\n'.join(texts))
+    if plot is None:
+        return
+    with _reading(f'--plot: {", ".join(dataset_ids)}'):
+        drawn = picture(datasets)
+    try:
+        write_atomically(plot, drawn)
+    except OSError as error:
+        raise InputError(f'cannot write {plot}: {error.strerror}') from error
+    print(plot)

@@ -15,6 +15,7 @@ from gymnasium.envs.registration import EnvSpec
 from spot_jax.errors import InputError
 
 NAMESPACE_METADATA_FILENAME = 'namespace_metadata.json'  # Minari's
+UNFINISHED = re.compile(r'\..*(\.tmp|\.old|-download|-parts-.*)')  # names of what an interruption leaves
 
 
 class Request(NamedTuple):
@@ -63,21 +64,25 @@ def hidden_name(dataset_id: str) -> str:
     return f'.{dataset_id.replace("/", "-")}'
 
 
-def _place(dataset_id: str, overwrite: bool) -> Path:
-    """The folder of a dataset that is to be made; InputError if it may not be."""
+def is_id(dataset_id: str) -> bool:
+    """Whether Minari takes a dataset of this name and finds it again."""
     from minari.dataset.minari_dataset import parse_dataset_id
 
     try:
         parse_dataset_id(dataset_id)
-        # Minari takes these too, and then does not find the dataset, or none at all any more: a folder that holds one
-        # named `data` is a dataset to it.
-        if not all(re.match(r'\w', part) and part != 'data' for part in dataset_id.split('/')):
-            raise ValueError('odd part')
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError):
+        return False
+    # Minari takes a folder that holds one named `data` for a dataset, so that others below it are not found.
+    return all(re.match(r'\w', part) and part != 'data' for part in dataset_id.split('/'))
+
+
+def _place(dataset_id: str, overwrite: bool) -> Path:
+    """The folder of a dataset that is to be made; InputError if it may not be."""
+    if not is_id(dataset_id):
         raise InputError(
             f'{dataset_id!r} is no dataset id: give one such as d4rl/hopper/medium-v2, its parts of letters, digits, '
             '- and _ (the first of two or more), none of them `data`'
-        ) from error
+        )
     top = root()
     path = top / dataset_id
     for folder in path.parents[: dataset_id.count('/')]:

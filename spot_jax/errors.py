@@ -9,10 +9,20 @@ class InputError(Exception):
     """Something the user gave is wrong: the message says what, what was expected and what to do."""
 
 
+def _no_more_output() -> None:
+    sys.stdout = open(os.devnull, 'w')  # noqa: SIM115 (flushed at exit)
+
+
 def exit_status(function: Callable[[], int | None]) -> int:
-    """Runs a command's body; an `InputError` becomes one line on stderr and exit status 2, Ctrl-C status 130."""
+    """Runs a command's body; returns its exit status.
+
+    What the user or the machine is to blame for becomes one line on stderr: an `InputError` (status 2), a file or a
+    disk that fails (1), too little memory (1), Ctrl-C (130).
+    """
     try:
-        return function() or 0
+        status = function() or 0
+        sys.stdout.flush()
+        return status
     except InputError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
@@ -20,5 +30,13 @@ def exit_status(function: Callable[[], int | None]) -> int:
         print('stopped', file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our output, such as `head`, has seen enough
-        sys.stdout = open(os.devnull, 'w')  # noqa: SIM115 (flushed at exit)
+        _no_more_output()
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            _no_more_output()  # it may be what failed
+        print(f'error: {error.filename or "cannot write or read"}: {error.strerror or error}', file=sys.stderr)
+        return 1
+    except MemoryError as error:
+        print(f'error: out of memory: {str(error) or "use smaller sizes"}', file=sys.stderr)
         return 1

@@ -1,8 +1,10 @@
 """D4RL's flat files become episodes: none of their steps is joined to another episode's."""
 
 import re
+import sys
 from types import SimpleNamespace
 
+import gymnasium as gym
 import h5py
 import numpy as np
 import pytest
@@ -308,3 +310,125 @@ def test_nothing_is_overwritten_unless_asked(import_file, store, capsys):
     assert (store / 'd4rl' / 'others-v0' / 'toy-v0').exists()
     assert import_file(six(), dataset_id='toy-v0') == 0  # without a namespace
     assert sorted(p.name for p in store.iterdir()) == ['d4rl', 'toy-v0']
+
+
+@pytest.mark.parametrize('dtype', ['?', 'u1', 'i8', 'f2', '>f8', 'f8'])
+def test_columns_of_any_number_type(import_file, dtype):
+    def column(values):
+        return np.asarray(values).astype(dtype)[:, None]
+
+    rewards = np.array([0, 1, 1, 0, 1, 0])
+    columns = {name: column(six()[name]) for name in ('terminals', 'timeouts')}
+    assert import_file(six(rewards=column(rewards), **columns)) == 0
+    first, second = open_minari(ID).iterate_episodes()
+    assert [ids(e.observations) for e in (first, second)] == [[0, 1, 2, 2], [3, 4]]
+    assert first.rewards.shape == (3,)
+    np.testing.assert_array_equal(unpack(load(ID, TASKS['locomotion']).transitions, 2, 1).rewards, rewards[:4])
+
+
+def test_next_observations_that_disagree_cut_the_episode(import_file, capsys):
+    following = successors(six()['observations'])
+    following[0] += 50  # not what is observed next, and no time-out says why
+    assert import_file(six(next_observations=following)) == 0
+    assert 'the next observations of 1 steps are not what is observed next' in capsys.readouterr().out
+    episodes = list(open_minari(ID).iterate_episodes())
+    assert [ids(e.observations) for e in episodes] == [[0, 51], [1, 2, 102], [3, 4, 104], [5, 105]]
+    np.testing.assert_array_equal(unpack(load(ID, TASKS['locomotion']).transitions, 2, 1).next_observations, following)
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    """A module of the user's that registers an environment; others that are no use."""
+    (tmp_path / 'walkers.py').write_text(
+        'import gymnasium as gym, numpy as np\n'
+        'class Walker(gym.Env):\n'
+        '    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,))\n'
+        '    action_space = gym.spaces.Box(-2, 2, (1,))\n'
+        "gym.register('mine/Walker-v0', 'walkers:Walker', max_episode_steps=2)\n"
+        "gym.register('Odd-v0', 'walkers:Walker', kwargs={'no': 1})\n"
+    )
+    (tmp_path / 'broken.py').write_text('import sys; sys.exit("bye")')
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    for name in ('mine/Walker-v0', 'Odd-v0'):
+        gym.registry.pop(name, None)
+    sys.modules.pop('walkers', None)
+
+
+def test_environment_of_an_own_module(import_file, own_module, capsys):
+    assert import_file(steps(6), '--environment=walkers:mine/Walker-v0') == 0
+    assert len(list(open_minari(ID).iterate_episodes())) == 3  # its time limit is 2
+    data = load(ID, TASKS['locomotion'])
+    assert data.environment.id == 'mine/Walker-v0'
+    np.testing.assert_array_equal(data.action_high, [2])
+    capsys.readouterr()
+    assert import_file(steps(6), '--environment=walkers:Odd-v0', '--overwrite') == 0
+    assert 'not evaluated: cannot make the' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    'environment',
+    ['nowhere:Walker-v0', 'walkers:Nothing-v0', 'broken:x-v0', '..:x-v0', ':x-v0', 'walkers:', 'a:b:c-v0'],
+)
+def test_environment_of_no_module(import_file, own_module, store, capsys, environment):
+    assert import_file(steps(6), f'--environment={environment}') == 2
+    _check_refusal(capsys, store, f'--environment={re.escape(environment)}: ')
+
+
+def declare(path, n, width, chunk, fill=None):
+    """A file whose arrays have `n` steps, and hold none of them."""
+    with h5py.File(path, 'w') as file:
+        for name, shape in {'observations': (n, width), 'actions': (n, 1), 'rewards': (n,), 'terminals': (n,)}.items():
+            chunks = (min(chunk, n), *[min(chunk, k) for k in shape[1:]])
+            file.create_dataset(name, shape, 'f4', chunks=chunks, compression='gzip', fillvalue=fill)
+    return path
+
+
+@pytest.mark.parametrize(('n', 'width', 'chunk'), [(10**12, 11, 1000), (100, 10**9, 1000), (10**8, 3, 10**7)])
+def test_declared_sizes_that_no_file_holds(tmp_path, store, capsys, n, width, chunk):
+    assert main(['import-d4rl', str(declare(tmp_path / 'x.hdf5', n, width, chunk)), f'--id={ID}']) == 2
+    _check_refusal(capsys, store, r'declares .* GB in a file of .* MB')
+
+
+def test_chunks_that_do_not_fit(tmp_path, store, capsys, monkeypatch):
+    monkeypatch.setattr(d4rl_file, 'MAX_CHUNK', 1000)
+    path = write(tmp_path / 'x.hdf5', steps(600), chunks=True, compression='gzip')
+    assert main(['import-d4rl', str(path), f'--id={ID}']) == 2
+    _check_refusal(capsys, store, 'stored in chunks of .* repack')
+
+
+def test_what_was_never_written_is_zero(tmp_path):
+    """A lazy file: its flags are the fill value."""
+    path = write(tmp_path / 'x.hdf5', {k: v for k, v in steps(6).items() if k != 'terminals'})
+    with h5py.File(path, 'r+') as file:
+        file.create_dataset('terminals', (6,), '?')
+    assert main(['import-d4rl', str(path), f'--id={ID}']) == 0
+    assert open_minari(ID).total_steps == 5
+
+
+def test_an_episode_that_does_not_fit_in_memory(import_file, store, capsys, monkeypatch):
+    monkeypatch.setattr('os.sysconf', lambda name: 8)
+    assert import_file(six()) == 2
+    _check_refusal(capsys, store, 'does not fit in a memory')
+
+
+@pytest.mark.parametrize('value', [1e300, -1e300])
+@pytest.mark.parametrize('name', ['observations', 'actions', 'rewards'])
+def test_numbers_that_float32_does_not_have(import_file, store, capsys, name, value):
+    assert import_file(six(**{name: np.full(six()[name].shape, value)})) == 2
+    _check_refusal(capsys, store, f'{name} contain NaN or infinity')
+
+
+@pytest.mark.parametrize('dtype', ['c8', 'S3', [('a', 'f4')], h5py.string_dtype(), h5py.ref_dtype])
+def test_arrays_of_no_numbers(tmp_path, store, capsys, dtype):
+    path = write(tmp_path / 'x.hdf5', steps(6) | {'rewards': None})
+    with h5py.File(path, 'r+') as file:
+        file.create_dataset('rewards', (6,), dtype)
+    assert main(['import-d4rl', str(path), f'--id={ID}']) == 2
+    _check_refusal(capsys, store, 'rewards must be an array of numbers')
+
+
+def test_files_that_are_none(tmp_path, store, capsys):
+    for path in (tmp_path, '/dev/null'):
+        assert main(['import-d4rl', str(path), f'--id={ID}']) == 2
+        _check_refusal(capsys, store, 'is a folder or a device')

@@ -162,6 +162,7 @@ def test_list_names_what_is_no_dataset_and_goes_on(store, capsys):
         *(
             ('toy/wrong-v0', metadata),
             ('toy/none-v0', '[]'),
+            ('toy/half-v0', '{"a":'),
             ('toy/empty-v0', '{}'),
             ('no version', metadata.replace('toy/set-v0', 'no version')),
         ),
@@ -182,20 +183,21 @@ def test_list_names_what_is_no_dataset_and_goes_on(store, capsys):
     (store / 'a file').touch()
     lines = listed(capsys)
     assert lines == [
-        'data/x-v0: 100 transitions in 1 episodes',
+        'data/x-v0: is there, but that is no dataset id',
         'new line: holds no dataset',
-        'no version: damaged (that is no dataset id)',
+        'no version: is there, but that is no dataset id',
         'photos: holds no dataset',
         'toy/bare-v0: damaged (it has no metadata.json)',
-        *(line for line in lines if line.startswith('toy/data/y-v0: damaged (Expecting value')),
+        'toy/data/y-v0: is there, but that is no dataset id',
         "toy/empty-v0: damaged (its metadata have no 'dataset_id')",
         'toy/gone-v0: damaged (it has no main_data.hdf5)',
+        *(line for line in lines if line.startswith('toy/half-v0: damaged (Expecting value')),
         *(line for line in lines if line.startswith('toy/none-v0: damaged')),
         'toy/set-v0: 100 transitions in 1 episodes',
         "toy/wrong-v0: damaged (its metadata call it 'toy/set-v0')",
         '.toy-set-v0.tmp: unfinished; the command that began it goes on with it, or begins anew',
     ]
-    assert len(lines) == 12
+    assert len(lines) == 13
 
 
 def test_list_of_no_folder(store, capsys, monkeypatch):

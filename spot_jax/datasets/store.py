@@ -76,13 +76,18 @@ def is_id(dataset_id: str) -> bool:
     return all(re.match(r'\w', part) and part != 'data' for part in dataset_id.split('/'))
 
 
-def _place(dataset_id: str, overwrite: bool) -> Path:
-    """The folder of a dataset that is to be made; InputError if it may not be."""
+def check_id(dataset_id: str) -> None:
+    """Raises InputError if a dataset id is malformed."""
     if not is_id(dataset_id):
         raise InputError(
             f'{dataset_id!r} is no dataset id: give one such as d4rl/hopper/medium-v2, its parts of letters, digits, '
             '- and _ (the first of two or more), none of them `data`'
         )
+
+
+def _place(dataset_id: str, overwrite: bool) -> Path:
+    """The folder of a dataset that is to be made; InputError if it may not be."""
+    check_id(dataset_id)
     top = root()
     path = top / dataset_id
     for folder in path.parents[: dataset_id.count('/')]:

@@ -108,7 +108,7 @@ def draw_curves(curves: Sequence[Curve], metric: str, title: str) -> Figure:
     columns = max(1, 100 // (max(len(handle.get_label()) for handle in handles) + 6))
     figure.set_size_inches(7, 3.7 + 0.2 * math.ceil(len(handles) / columns))
     legend(figure, handles, columns, caption if curves[0].label else '')
-    axes.set_title(textwrap.fill(title, 80), fontsize=11)
+    axes.set_title('\n'.join(textwrap.fill(line, 80) for line in title.splitlines()), fontsize=11)
     axes.set_xlabel('gradient steps')
     axes.set_ylabel(metric.removeprefix('evaluation/').replace('_', ' '))
     axes.xaxis.set_major_formatter(EngFormatter(sep=''))

@@ -18,7 +18,7 @@ from gymnasium.envs.registration import EnvSpec
 from spot_jax import specs
 from spot_jax.errors import InputError
 from spot_jax.specs import import_mazes
-from spot_jax.tasks import Task
+from spot_jax.tasks import Task, describe, layout, vectorizer
 
 GOAL_RADIUS = 0.45  # metres, as gymnasium-robotics' code has it
 
@@ -64,14 +64,15 @@ class TaskObservation(gym.ObservationWrapper):
 
     def __init__(self, env: gym.Env, task: Task):
         super().__init__(env)
-        self._task = task
-        size = task.observation(env.observation_space.sample()).shape
+        self.layout = layout(env.observation_space)  # in the order of the vectors that `tasks.flatten` makes
+        self._vector = vectorizer(task, env.observation_space, env.spec.id if env.spec else 'the environment')
+        size = self._vector(env.observation_space.sample()).shape
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, size, np.float32)
 
     def observation(self, observation: Any) -> np.ndarray:
         """The environment's observation as `[O]`."""
         with np.errstate(over='ignore'):  # what is infinite in float32 is refused where answers are checked
-            return self._task.observation(observation)
+            return self._vector(observation)
 
     def step(self, action: np.ndarray) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Takes a step; see gymnasium. An action that rounding put beyond a bound is put on it: some refuse it."""
@@ -186,18 +187,33 @@ def _make(spec: EnvSpec, task: Task, trusted: bool, max_episode_steps: int) -> g
         raise InputError(f"cannot make the dataset's environment {spec.id}: {reason}") from error
 
 
-def check(env: gym.Env, transitions: np.ndarray, action_low: np.ndarray, action_high: np.ndarray) -> None:
+def check(
+    env: gym.Env,
+    transitions: np.ndarray,
+    action_low: np.ndarray,
+    action_high: np.ndarray,
+    data_layout: list[tuple[str, tuple[int, ...]]] | None = None,
+) -> None:
     """Raises InputError if the environment disagrees with packed `transitions` [N, 2 * O + A + 2].
 
-    Compared are the sizes, the action bounds and, for mazes, whether the data's positions lie in free cells.
+    Compared are the sizes, the parts of flattened observations (`tasks.layout`), the action bounds
+    and, for mazes, whether the data's positions lie in free cells.
     """
-    size, name = env.observation_space.shape[0], env.spec.id
+    size, name, space = env.observation_space.shape[0], env.spec.id, env.action_space
     data_size = (transitions.shape[1] - len(action_low) - 2) // 2
     if size != data_size:
         raise InputError(f'{name} gives observations of {size} values, the dataset has {data_size}')
-    space = env.action_space
-    if not (np.array_equal(space.low, action_low) and np.array_equal(space.high, action_high)):
-        raise InputError(f"{name}'s action bounds differ from the dataset's")
+    if data_layout is not None and env.layout != data_layout:
+        parts = [', '.join(f'{part} {shape}' for part, shape in x) for x in (env.layout, data_layout)]
+        raise InputError(f"{name}'s observations are {parts[0]}; the dataset's {parts[1]}")
+    if not isinstance(space, gym.spaces.Box) or space.shape != action_low.shape:
+        raise InputError(f"{name}'s actions are {describe(space)}, the dataset's vectors of {len(action_low)}")
+    for theirs, ours in ((space.low, action_low), (space.high, action_high)):
+        differing = np.flatnonzero(~np.isclose(theirs, ours, rtol=1e-6, atol=1e-9))  # of float32 and of float64
+        if differing.size:
+            i = differing[0]
+            bounds = f'{theirs[i]:g} for action {i} instead of {ours[i]:g}'
+            raise InputError(f"{name}'s action bounds differ from the dataset's: {bounds}")
     if not hasattr(env.unwrapped, 'maze'):
         return
     maze = env.unwrapped.maze

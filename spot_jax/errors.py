@@ -9,6 +9,15 @@ class InputError(Exception):
     """Something the user gave is wrong: the message says what, what was expected and what to do."""
 
 
+def first_line(error: BaseException) -> str:
+    """An exception's first line of words, or its kind if it has none."""
+    words = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    line = words.strip().split('\n')[0].strip()
+    if isinstance(error, KeyError) and ' ' not in line:
+        return f'there is no {line!r}'
+    return line or type(error).__name__
+
+
 def _no_more_output() -> None:
     sys.stdout = open(os.devnull, 'w')  # noqa: SIM115 (flushed at exit)
 

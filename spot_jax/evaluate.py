@@ -7,10 +7,10 @@ import numpy as np
 
 from spot_jax import environments, evaluation, policy
 from spot_jax.arguments import MAX_EPISODES, MAX_SEED, Parser, whole
-from spot_jax.datasets.load import evaluation_spec, open_minari
+from spot_jax.datasets.load import evaluation_spec, open_minari, reference_of
 from spot_jax.errors import InputError
 from spot_jax.specs import MAX_EPISODE_STEPS
-from spot_jax.tasks import TASKS
+from spot_jax.tasks import task_of
 from spot_jax.workdir import read_run
 
 
@@ -20,8 +20,8 @@ def evaluate(workdir: Path, num_episodes: int, member: int | None, seed: int, tr
     `trusted`: the environment is made as the dataset records it. That is not taken from the run, which may be anyone's.
     """
     config, state = read_run(workdir)
-    task = TASKS[config['task']]
-    spec = evaluation_spec(open_minari(config['dataset_id']))
+    task, data = task_of(config), open_minari(config['dataset_id'])
+    spec, reference = evaluation_spec(data), reference_of(data, task)
     if spec is None:
         raise InputError(f'{config["dataset_id"]} names no environment to evaluate in')
     chosen = range(state['alive'].size) if member is None else [member]
@@ -32,9 +32,10 @@ def evaluate(workdir: Path, num_episodes: int, member: int | None, seed: int, tr
     episodes = evaluator(lambda observations: np.stack([a(o) for a, o in zip(policies, observations, strict=True)]))
     evaluator.close()
     for i, k in enumerate(chosen):
-        result = evaluation.summary(episodes, i, spec.id)
+        result = evaluation.summary(episodes, i, reference)
         scores = {name: result[name] for name in ('success_rate', 'normalized_score') if result[name] is not None}
         rest = ''.join(f', {name} {value:.2f}' for name, value in scores.items())
+        rest += f' ({reference})' if reference and 'normalized_score' in scores else ''
         print(f'member {k}: return {np.mean(result["returns"]):.2f}, length {np.mean(result["lengths"]):.1f}{rest}')
 
 

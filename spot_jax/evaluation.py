@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spot_jax.env_pool import EnvPool, MakeEnv, WorkerRestartedError
-from spot_jax.tasks import normalized_score
+from spot_jax.tasks import Reference, normalized_score
 
 SLOTS = 10  # environments per member; each plays its share of the episodes one after another
 
@@ -88,9 +88,9 @@ class Evaluator:
         self._pool.close()
 
 
-def summary(episodes: Episodes | None, member: int, environment_id: str | None) -> dict[str, Any]:
+def summary(episodes: Episodes | None, member: int, reference: Reference | None) -> dict[str, Any]:
     """One member's results as `results.json` has them; None where a value does not exist."""
-    if episodes is None or environment_id is None:
+    if episodes is None:
         return {'returns': None, 'lengths': None, 'success_rate': None, 'normalized_score': None}
     returns = episodes.returns[member]
     successes = None if episodes.successes is None else episodes.successes[member]
@@ -98,5 +98,5 @@ def summary(episodes: Episodes | None, member: int, environment_id: str | None) 
         'returns': [float(r) for r in returns],
         'lengths': [int(n) for n in episodes.lengths[member]],
         'success_rate': None if successes is None else float(successes.mean()),
-        'normalized_score': normalized_score(environment_id, returns, successes),
+        'normalized_score': normalized_score(reference, returns, successes),
     }

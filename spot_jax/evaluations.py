@@ -18,7 +18,7 @@ from spot_jax.evaluation import Episodes, Evaluator
 from spot_jax.metrics import MetricWriter
 from spot_jax.networks import Actor
 from spot_jax.population import PhaseState
-from spot_jax.tasks import Task
+from spot_jax.tasks import Reference, Task
 
 
 class _Pending(NamedTuple):
@@ -42,7 +42,7 @@ class Evaluations:
         config: ConfigDict,
         population: Population,
         make_env: MakeEnv | None,
-        environment_id: str | None,
+        reference: Reference | None,
         task: Task,
         actor: Actor,
         scaling: policy.Scaling,
@@ -51,7 +51,7 @@ class Evaluations:
         """`saved` is the checkpoint's part: what `arrays` made."""
         self.enabled = make_env is not None and config.evaluation.episodes > 0
         self._options, self._population, self._scaling = config.evaluation, population, scaling
-        self._make_env, self._environment_id, self._task, self._actor = make_env, environment_id, task, actor
+        self._make_env, self._reference, self._task, self._actor = make_env, reference, task, actor
         self.at: int = saved.get('evaluated_at', 0)  # the step of the last one
         self.episodes = Episodes.from_arrays(saved.get('episodes'))  # of the last one
         self.before = Episodes.from_arrays(saved.get('before'))  # of the online phase's first
@@ -120,13 +120,12 @@ class Evaluations:
         episodes, seconds = pending.future.result()
         self.seconds += seconds
         if episodes is not None:
-            assert self._environment_id is not None
             self.episodes, self.at = episodes, pending.step
             if pending.phase == 'online':
                 self.before = self.before or episodes
                 if episodes.successes is not None:
                     self.online_successes.append(episodes.successes.mean(axis=1))
-            row_arguments = (self._population, pending.phase, pending.state, episodes, self._environment_id)
+            row_arguments = (self._population, pending.phase, pending.state, episodes, self._reference)
             self.writer.write(results.evaluation_rows(*row_arguments))
             tqdm.write(results.evaluation_line(pending.phase, pending.step, episodes), file=sys.stdout)
         for rows in self._held:

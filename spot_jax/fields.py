@@ -118,6 +118,16 @@ HIDDEN_DIMS = several(whole(1), 1, 16)
 FIELDS: dict[str, Field] = {
     'dataset_id': Field(None, text('the id of a Minari dataset'), 'the dataset, as Minari calls it'),
     'task': Field('locomotion', choice(TASKS), 'rule for observations, rewards and terminals'),
+    'flatten_observations': Field(
+        False, flag(), 'make vectors of dicts (in the alphabetical order of their keys), tuples and arrays'
+    ),
+    'clip_actions': Field(False, flag(), "clip the dataset's actions to their bounds; else one outside is an error"),
+    'episodes.min_return': Field(
+        None, optional(real(-LARGE)), 'learn only from episodes whose rewards sum to at least this'
+    ),
+    'episodes.best_percent': Field(
+        None, optional(real(SMALL, 100)), 'learn only from so many percent of the episodes, those of highest return'
+    ),
     'seeds': Field((0,), several(whole(0, MAX_SEED), 1, distinct=True), "the population's; times the grid"),
     'part': Field((0, 1), several(whole(), 2, 2), 'k,n: train only the k-th of n parts of the members'),
     'batch_size': Field(256, whole(1), 'transitions in a minibatch'),

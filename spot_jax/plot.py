@@ -24,7 +24,7 @@ from spot_jax.curves import Curve, choose_metric, draw_curves, learning_curves, 
 from spot_jax.datasets.load import evaluation_spec, open_minari
 from spot_jax.errors import InputError
 from spot_jax.pictures import Rollouts, draw_rollouts, png
-from spot_jax.tasks import TASKS, Task
+from spot_jax.tasks import Reference, Task, task_of
 
 EVALUATION_SEED = 20_000  # of the first episode, as `python -m spot_jax.evaluate` has it
 
@@ -36,8 +36,17 @@ class RunFolder(NamedTuple):
     name: str
     dataset_id: str
     task: Task
+    reference: str  # what its normalised scores are measured by; '' if that is not known yet
     members: list[Member]
     rows: list[dict[str, str]]  # of metrics.csv: column to cell
+
+
+def _reference(workdir: Path) -> str:
+    """The reference returns of a run that has ended, in words; '' if there are none."""
+    try:
+        return str(Reference(**json.loads((workdir / 'results.json').read_text())['reference_returns']))
+    except (OSError, ValueError, LookupError, TypeError):  # not there, of an older version, without any
+        return ''
 
 
 def read_run(workdir: Path, name: str) -> RunFolder:
@@ -47,7 +56,7 @@ def read_run(workdir: Path, name: str) -> RunFolder:
         raise InputError(f'{workdir} is no run: it has no config.json')
     try:
         config = json.loads(path.read_text())
-        facts = config['dataset_id'], TASKS[config['task']], members(ConfigDict(config)).members
+        facts = config['dataset_id'], task_of(config), _reference(workdir), members(ConfigDict(config)).members
         path = workdir / 'metrics.csv'
         text = path.read_text() if path.exists() else ''
     except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
@@ -147,6 +156,8 @@ def plot(
             except InputError as error:
                 print(f'{run.name} is not in rollouts.png: {error}', file=sys.stderr)
     title = ', '.join(dict.fromkeys(run.dataset_id for run in runs))
+    if metric == 'evaluation/normalized_score':
+        title = '\n'.join([title, *dict.fromkeys(filter(None, (run.reference for run in runs)))])
     pictures = {'learning_curves.png': png(draw_curves(curves, metric, title))}
     if panels:
         pictures['rollouts.png'] = png(draw_rollouts(panels))

@@ -10,6 +10,7 @@ import numpy as np
 from spot_jax.config import Population
 from spot_jax.evaluation import Episodes, summary
 from spot_jax.population import PhaseState
+from spot_jax.tasks import Reference
 from spot_jax.td3 import Hyperparameters
 
 TRAINING = (
@@ -68,12 +69,12 @@ def training_rows(population: Population, phase: str, state: PhaseState, metrics
 
 
 def evaluation_rows(
-    population: Population, phase: str, state: PhaseState, episodes: Episodes, environment_id: str
+    population: Population, phase: str, state: PhaseState, episodes: Episodes, reference: Reference | None
 ) -> list[Row]:
     """A row of evaluation metrics for every member that is still alive."""
     each = []
     for i in range(len(population.members)):
-        result = summary(episodes, i, environment_id)
+        result = summary(episodes, i, reference)
         means = {'return': np.mean(result['returns']), 'length': np.mean(result['lengths'])}
         scores = {name: result[name] for name in ('success_rate', 'normalized_score') if result[name] is not None}
         each.append({f'evaluation/{name}': float(v) for name, v in (means | scores).items()})
@@ -88,7 +89,7 @@ def evaluation_line(phase: str, step: int, episodes: Episodes) -> str:
 
 
 def results(
-    population: Population, state: PhaseState, episodes: Episodes | None, environment_id: str | None
+    population: Population, state: PhaseState, episodes: Episodes | None, reference: Reference | None
 ) -> dict[str, Any]:
     """The members' part of `results.json`, and the versions of the libraries."""
     alive, steps = population.per_member(state.alive), population.per_member(state.gradient_steps)
@@ -99,7 +100,7 @@ def results(
                 'hyperparameters': m.hyperparameters,
                 'status': 'completed' if alive[i] else 'diverged',
                 'gradient_steps': int(steps[i]),
-                'evaluation': summary(episodes, i, environment_id),
+                'evaluation': summary(episodes, i, reference),
             }
             for i, m in enumerate(population.members)
         ],
@@ -107,13 +108,15 @@ def results(
     }
 
 
-def add_online(report: dict[str, Any], before: Episodes | None, successes: list[np.ndarray]) -> None:
+def add_online(
+    report: dict[str, Any], before: Episodes | None, successes: list[np.ndarray], reference: Reference | None
+) -> None:
     """Adds what fine-tuning came to: `offline` and `online` scores, and the cumulative regret.
 
     The regret is the mean over the online phase's evaluations of 1 − success rate; None without a goal.
     """
     for i, member in enumerate(report['members']):
-        member['offline'] = summary(before, i, report['environment_id'])
+        member['offline'] = summary(before, i, reference)
         member['online'] = member['evaluation']
         member['regret'] = float(np.mean([1 - success[i] for success in successes])) if len(successes) else None
 

@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from spot_jax.config import members
+from spot_jax.datasets.checks import unit_actions
 from spot_jax.density import ESTIMATORS
 from spot_jax.errors import InputError
 from spot_jax.networks import CVAE
@@ -51,7 +52,7 @@ def load(
 
     def log_prob(observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
         normalized = scaling.normalized(np.asarray(observations))
-        unit = 2 * (np.asarray(actions) - scaling.action_low) / (scaling.action_high - scaling.action_low) - 1
+        unit = unit_actions(np.asarray(actions), scaling.action_low, scaling.action_high)
         return np.asarray(score(jnp.asarray(normalized), jnp.asarray(unit, jnp.float32)))
 
     return log_prob

@@ -1,5 +1,6 @@
 """A run from start to end: data, CVAEs, policies, evaluations, checkpoints and results. The only file with loops."""
 
+import copy
 import json
 import math
 import signal
@@ -19,14 +20,14 @@ from tqdm import tqdm
 from spot_jax import checkpoint, environments, population, restore, results, sharding
 from spot_jax.build import build_spec, normalize
 from spot_jax.config import members, validate
-from spot_jax.datasets import Dataset, load
+from spot_jax.datasets import Dataset, Selection, held_id, load
 from spot_jax.env_pool import MakeEnv
 from spot_jax.errors import InputError
 from spot_jax.evaluations import Evaluations
 from spot_jax.finetuning import fine_tune, started
 from spot_jax.metrics import MetricWriter
 from spot_jax.population import PhaseState
-from spot_jax.tasks import TASKS
+from spot_jax.tasks import task_of
 from spot_jax.types import Params
 from spot_jax.workdir import open_workdir
 
@@ -37,12 +38,14 @@ PHASES = ('cvae', 'offline', 'online')
 class Run:
     """The shell around the pure phases: everything that a checkpoint holds, and where it is written."""
 
-    def __init__(self, config: ConfigDict, workdir: Path):
-        self.config, self.workdir, self.task = config, workdir, TASKS[config.task]
+    def __init__(self, config: ConfigDict, workdir: Path, source: Any = None):
+        self.config, self.workdir, self.task = config, workdir, task_of(config)
         if config.online.steps and config.online.restore:
             restore.take_over_population(config)
-        dataset = load(config.dataset_id, self.task)
+        selection = Selection(**config.episodes)
+        dataset = load(config.dataset_id if source is None else source, self.task, config.clip_actions, selection)
         self.dataset_id, self.sha256, self.environment = dataset.dataset_id, dataset.sha256, dataset.environment
+        self.reference, self.size = dataset.reference, (dataset.episodes, len(dataset.transitions))
         self.make_env = self._checked_environment(dataset)
         self.spec = build_spec(config, dataset.observation_dim, dataset.action_dim)
         self.population = members(config)
@@ -68,7 +71,7 @@ class Run:
             config,
             self.population,
             self.make_env,
-            self.environment.id if self.environment else None,
+            self.reference,
             self.task,
             self.spec.td3.actor,
             self.scaling,
@@ -87,7 +90,7 @@ class Run:
             return None
         make_env = environments.maker(self.environment, self.task, options.trust_environment, options.max_episode_steps)
         env = make_env()
-        environments.check(env, dataset.transitions, dataset.action_low, dataset.action_high)
+        environments.check(env, dataset.transitions, dataset.action_low, dataset.action_high, dataset.layout)
         env.close()
         return make_env
 
@@ -213,26 +216,35 @@ class Run:
                 state = fine_tune(self, state, self.make_env)
             if self.stop_signal:
                 return 128 + self.stop_signal
-        environment_id = self.environment.id if self.environment else None
         report = {
             'dataset_id': self.dataset_id,
             'dataset_sha256': self.sha256,
-            'environment_id': environment_id,
+            'dataset_episodes': self.size[0],
+            'dataset_transitions': self.size[1],
+            'environment_id': self.environment.id if self.environment else None,
+            'reference_returns': self.reference._asdict() if self.reference else None,
             'algorithm': results.ALGORITHMS[self.config.regularizer.name],
             'wall_clock_s': self.timings(),
-            **results.results(self.population, state, self.evaluations.episodes, environment_id),
+            **results.results(self.population, state, self.evaluations.episodes, self.reference),
         }
         if self.config.online.steps:
-            results.add_online(report, self.evaluations.before, self.evaluations.online_successes)
+            results.add_online(report, self.evaluations.before, self.evaluations.online_successes, self.reference)
         checkpoint.write_atomically(self.workdir / 'results.json', (json.dumps(report, indent=2) + '\n').encode())
         print(results.table(report))
         return 0 if np.asarray(state.alive).any() else ALL_DIVERGED
 
 
-def run(config: ConfigDict, workdir: Path) -> int:
-    """Runs or resumes an experiment; returns the exit status: 0, 3 (all diverged), or 128 + a signal's number."""
+def run(config: ConfigDict, workdir: Path, dataset: Any = None) -> int:
+    """Runs or resumes an experiment; returns the exit status: 0, 3 (all diverged), or 128 + a signal's number.
+
+    `dataset` is a `minari.MinariDataset`, also filtered or split, to learn from instead of the one that the config
+    names. To resume, give the same again. Raises InputError if anything that was given makes no sense.
+    """
+    if dataset is not None:
+        config = copy.deepcopy(config)
+        config.dataset_id = held_id(dataset)
     validate(config)
-    job = Run(config, workdir)
+    job = Run(config, workdir, dataset)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, job.handle_signal)
     return job.go()

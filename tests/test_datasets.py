@@ -14,7 +14,7 @@ from spot_jax.datasets import load
 from spot_jax.datasets.__main__ import main
 from spot_jax.datasets.recipes import generate
 from spot_jax.errors import InputError
-from spot_jax.tasks import TASKS, normalized_score
+from spot_jax.tasks import TASKS, normalized_score, reference
 from spot_jax.types import unpack
 
 POINT = 'spot_jax/pointmaze/umaze-v0'
@@ -91,10 +91,20 @@ def test_maze_rule():
     assert task.observation(raw).shape == (5, 29)
 
 
-def test_scores():
-    assert normalized_score('Hopper-v5', [3234.3], None) == pytest.approx(100)
-    assert normalized_score('AntMaze_UMaze-v4', [7.0, 9.0], [1.0, 0.0]) == pytest.approx(50)
-    assert normalized_score('spot_jax/PointMaze-UMaze-v0', [1.0], [1.0]) is None
+def test_scores(capsys):
+    theirs = {'ref_min_score': -10.0, 'ref_max_score': 30.0}
+    find = lambda name, metadata=theirs, is_maze=False: reference(name, metadata, is_maze)
+    assert normalized_score(find('Hopper-v5'), [3234.3], None) == pytest.approx(100)
+    assert normalized_score(find('AntMaze_UMaze-v4', is_maze=True), [7.0, 9.0], [1.0, 0.0]) == pytest.approx(50)
+    assert normalized_score(find('spot_jax/PointMaze-UMaze-v0', is_maze=True), [1.0], [1.0]) is None
+    assert normalized_score(find('Own-v0'), [0.0, 20.0], None) == pytest.approx(50)
+    assert find('Own-v0').source == "the dataset's metadata"
+    assert find('Hopper-v5').source == 'D4RL'
+    assert find('Own-v0', {}) is None
+    for wrong in ((1.0, 1.0), (2.0, 1.0), (float('nan'), 1.0), (None, 1.0), ('0', 1.0), (True, 3.0), ([0], 1.0)):
+        capsys.readouterr()
+        assert find('Own-v0', dict(zip(theirs, wrong, strict=True))) is None
+        assert capsys.readouterr().err.count('\n') == 1
 
 
 @pytest.mark.parametrize('maze', {**environments.POINT_MAZES, **environments.ANT_MAZES}.values())

@@ -29,7 +29,7 @@ from spot_jax.config import members
 from spot_jax.config_files import read_config
 from spot_jax.finetuning import Collector, options_of
 from spot_jax.policy import Scaling, snapshot
-from spot_jax.tasks import TASKS
+from spot_jax.tasks import task_of
 
 CAPACITY = 10_000  # of the ring: its size changes no speed
 BLOCKS = 64  # of one round with one member; with M members, BLOCKS / M of them, at least 8
@@ -50,7 +50,7 @@ class Loops:
         """`workers` step the overlapped loop's environments; `transitions` are the dataset's."""
         with config.unlocked():
             config.seeds = tuple(range(num_members))
-        task, people = TASKS[config.task], members(config)
+        task, people = task_of(config), members(config)
         make_env = partial(environments.make, gym.spec(environment), task)
         env = make_env()
         low, high = env.action_space.low, env.action_space.high

@@ -20,6 +20,7 @@ from gymnasium.spaces import Box
 from tqdm import tqdm
 
 from spot_jax import environments
+from spot_jax.datasets.checks import check_bounds, check_finite
 from spot_jax.datasets.d4rl_file import (
     CACHE,
     INFOS,
@@ -34,7 +35,6 @@ from spot_jax.datasets.d4rl_file import (
     read_arrays,
 )
 from spot_jax.datasets.hdf5 import open_own, write_episodes
-from spot_jax.datasets.load import check_bounds, check_finite
 from spot_jax.datasets.store import new_dataset
 from spot_jax.errors import InputError
 from spot_jax.tasks import TASKS, family

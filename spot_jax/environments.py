@@ -207,7 +207,8 @@ def check(
         parts = [', '.join(f'{part} {shape}' for part, shape in x) for x in (env.layout, data_layout)]
         raise InputError(f"{name}'s observations are {parts[0]}; the dataset's {parts[1]}")
     if not isinstance(space, gym.spaces.Box) or space.shape != action_low.shape:
-        raise InputError(f"{name}'s actions are {describe(space)}, the dataset's vectors of {len(action_low)}")
+        kinds = f'they are {describe(space)}, not vectors of {len(action_low)}'
+        raise InputError(f"{name}'s actions and action bounds differ from the dataset's: {kinds}")
     for theirs, ours in ((space.low, action_low), (space.high, action_high)):
         differing = np.flatnonzero(~np.isclose(theirs, ours, rtol=1e-6, atol=1e-9))  # of float32 and of float64
         if differing.size:

@@ -42,7 +42,7 @@ def excess(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> Excess | N
 def outside(worst: Excess, low: np.ndarray, high: np.ndarray) -> str:
     """What an excess means, in words."""
     i = worst.dimension
-    return f'actions outside the bounds {low[i]:g} to {high[i]:g} of dimension {i}, by up to {worst.amount:.2g}'
+    return f'actions outside the bounds {low[i]:g} to {high[i]:g}, by up to {worst.amount:.2g} (in dimension {i})'
 
 
 def check_bounds(where: str, actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import io
 import json
 import math
 import sys
@@ -14,6 +13,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from spot_jax.datasets.checks import action_bounds, check_finite, excess, flags, numbers, outside, unit_actions
+from spot_jax.datasets.download import download
 from spot_jax.datasets.hdf5 import open_own
 from spot_jax.datasets.recipes import RECIPES, generate
 from spot_jax.datasets.store import check_id, root
@@ -51,11 +51,7 @@ def open_minari(dataset_id: str) -> Any:
                 print(f'{dataset_id} is not here yet: generating it', file=sys.stderr)
                 generate(dataset_id)
             else:
-                from huggingface_hub.utils import logging
-
-                logging.set_verbosity_error()  # else it tells of each of its retries
-                with contextlib.redirect_stdout(io.StringIO()):
-                    minari.download_dataset(dataset_id)
+                download(dataset_id)
         raw = json.loads((path / 'data' / 'metadata.json').read_text())
         if not (raw.get('observation_space') and raw.get('action_space')):
             # Minari would make the environment that the metadata name, to ask it

@@ -104,6 +104,8 @@ def test_also_in_a_dataset_of_minari(store, secret, capsys, make):
         make(file['episode_0'], 'rewards', str(secret))
     with pytest.raises(InputError, match='only files that hold all their data are read'):
         load('toy/set-v0', TASKS['locomotion'])
+    with pytest.raises(InputError, match='only files that hold all their data are read'):
+        load(minari.load_dataset('toy/set-v0'), TASKS['locomotion'])
     assert main(['show', 'toy/set-v0']) == 2
     assert capsys.readouterr().err.count('\n') == 1
 

@@ -289,11 +289,14 @@ def test_a_download_appears_whole_and_goes_on(folder, monkeypatch, capsys):
     assert tree(folder) == WHOLE
 
 
-def test_a_download_of_nothing_leaves_nothing(folder, monkeypatch):
-    def fail(dataset_id):
-        raise ValueError("Couldn't find any version")
+@pytest.mark.parametrize(
+    'error', [ValueError("Couldn't find any"), OSError('no network'), ConnectionRefusedError(111, 'refused')]
+)
+def test_a_download_of_nothing_leaves_nothing(folder, monkeypatch, error):
+    def fetch(dataset_id):
+        raise error
 
-    monkeypatch.setattr('minari.download_dataset', fail)
-    with pytest.raises(InputError, match='find any version'):
+    monkeypatch.setattr('minari.download_dataset', fetch)
+    with pytest.raises(InputError, match='cannot open the dataset'):
         open_minari(ID)
     assert tree(folder) == []

@@ -35,6 +35,12 @@ def open_own(path: Path, cache_bytes: int = 2**20) -> h5py.File:
     return file
 
 
+def check_own(data: Path) -> None:
+    """Raises InputError if the HDF5 file in a Minari dataset's folder `data` is damaged, or leads to other files."""
+    if (data / 'main_data.hdf5').exists():
+        open_own(data / 'main_data.hdf5').close()
+
+
 def _refuse_foreign(file: h5py.File) -> None:
     """Raises InputError if a link or an array of the file leads to another file.
 

@@ -14,7 +14,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from spot_jax.datasets.checks import action_bounds, check_finite, excess, flags, numbers, outside, unit_actions
 from spot_jax.datasets.download import download
-from spot_jax.datasets.hdf5 import open_own
+from spot_jax.datasets.hdf5 import check_own
 from spot_jax.datasets.recipes import RECIPES, generate
 from spot_jax.datasets.store import check_id, root
 from spot_jax.errors import InputError, first_line
@@ -56,9 +56,7 @@ def open_minari(dataset_id: str) -> Any:
         if not (raw.get('observation_space') and raw.get('action_space')):
             # Minari would make the environment that the metadata name, to ask it
             raise ValueError('its metadata.json lacks observation_space or action_space')
-        file = path / 'data' / 'main_data.hdf5'
-        if file.exists():
-            open_own(file).close()
+        check_own(path / 'data')
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             return minari.load_dataset(dataset_id)
@@ -193,7 +191,11 @@ def load(source: Any, task: Task, clip_actions: bool = False, selection: Selecti
     Raises InputError if it is missing, damaged, empty, of a kind that is not supported, or makes no sense.
     """
     dataset_id = source if isinstance(source, str) else held_id(source)
-    data = open_minari(source) if isinstance(source, str) else source
+    if isinstance(source, str):
+        data = open_minari(source)
+    else:
+        data = source
+        check_own(data.storage.data_path)
     reader = _Reader(data, dataset_id, task)
     low, high, size = reader.low, reader.high, reader.observation_dim
     rows = _empty_rows(data, dataset_id, 2 * size + len(low) + 2)

@@ -172,9 +172,9 @@ def new_dataset(dataset_id: str, overwrite: bool) -> Iterator[Path]:
                     old.rename(path)
                 raise
             _remove(old)
-    except BrokenPipeError:
-        raise
     except OSError as error:
+        if error.errno is None or isinstance(error, ConnectionError):
+            raise  # of no file: the network's, or of the pipe that our output goes to
         raise InputError(f'cannot write {error.filename or dataset_id}: {error.strerror or error}') from error
 
 

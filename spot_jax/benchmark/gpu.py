@@ -7,6 +7,7 @@ out is named in it. A case that fails is a row with its error. Made for a machin
 import gc
 import json
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -182,7 +183,10 @@ def torch_cases(config: ConfigDict, args: Any, rows: np.ndarray) -> Iterator[tup
 
 
 def traced(config: ConfigDict, args: Any, rows: jax.Array, options: dict[str, Any]) -> dict[str, Any]:
-    """What the GPU did in a call of the policy's phase, by the profiler: kernels per block, busy share, the longest."""
+    """What the GPU did in a call of the policy's phase, by the profiler: kernels per block, busy share, the longest.
+
+    The profile itself is kept beside `--json`.
+    """
     case, call = compiled(config, args, rows, 'policy', options)
     call()
     with tempfile.TemporaryDirectory() as folder:
@@ -190,16 +194,17 @@ def traced(config: ConfigDict, args: Any, rows: jax.Array, options: dict[str, An
         with jax.profiler.trace(folder):
             call()
         seconds = time.perf_counter() - start
-        found = list(Path(folder).rglob('*.xplane.pb'))
-        data = jax.profiler.ProfileData.from_file(str(found[0]))
-        events = [
-            (event.start_ns, event.duration_ns, event.name)
-            for plane in data.planes
+        profile = next(Path(folder).rglob('*.xplane.pb'))
+        if args.json is not None:
+            shutil.copy(profile, args.json.with_suffix(f'.{case.members}.xplane.pb'))
+        streams = [
+            stream
+            for plane in jax.profiler.ProfileData.from_file(str(profile)).planes
             if plane.name.startswith('/device:GPU')
-            for row in plane.lines
-            if 'Stream' in row.name
-            for event in row.events
+            for stream in plane.lines
+            if 'stream' in stream.name.lower()
         ]
+        events = [(e.start_ns, e.duration_ns, e.name) for stream in streams for e in stream.events]
     blocks = case.steps // config.policy_freq
     row: dict[str, Any] = {'call_s': seconds, 'kernels_per_block': len(events) / blocks}
     if events:
@@ -268,16 +273,16 @@ def measure_all(config: ConfigDict, args: Any) -> list[dict[str, Any]]:
     if args.torch:
         for name, measure in torch_cases(config, args, packed):
             report.attempt(name, measure, 40)
-    if args.dataset:
-        run = partial(whole_run, args.config, args.dataset, 16, args.steps * 50)
-        report.attempt(f'whole run of {args.steps * 50} updates, 16 members', run, 90)
     for num_members in (1, 64):
         options = in_use() | {'xla_enable_command_buffers_during_profiling': True}
         trace = partial(traced, population_of(config, num_members), args, rows, options)
         report.attempt(f'trace, M={num_members}', trace, 30)
-    for name, measure in (*option_cases(config, args, rows, 1), *option_cases(config, args, rows, 64)):
+    for name, measure in [case for m in (1, 64) for case in option_cases(config, args, rows, m)]:
         report.attempt(name, measure, 25)
     for precision in PRECISIONS[1:]:
         for name, measure in jax_cases(config, args, rows, precision):
             report.attempt(name, measure, 25)
+    if args.dataset:
+        run = partial(whole_run, args.config, args.dataset, 16, args.steps * 50)
+        report.attempt(f'whole run of {args.steps * 50} updates, 16 members', run, 90)
     return report.rows

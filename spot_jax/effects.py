@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from spot_jax.fields import HYPERPARAMETERS
+from spot_jax.tasks import TASKS
 
 
 class Idle(NamedTuple):
@@ -33,6 +34,7 @@ IDLE = [
         'regularizer.name is none',
         ('regularizer.weight', 'grid.regularizer_weight', 'online.cooling_steps', 'online.cooling_floor'),
     ),
+    Idle(lambda c: TASKS[c.task].is_maze, "task is a maze's", ('flatten_observations',)),
     Idle(lambda c: c.cvae.restore is not None, 'cvae.restore is given', ('cvae.steps', 'cvae.lr')),
     Idle(
         lambda c: c.online.steps > 0 and c.online.restore is not None,

@@ -75,6 +75,8 @@ def policy_of(config: Mapping[str, Any], state: Mapping[str, Any], member: int) 
 def load(workdir: str | Path, member: int = 0) -> Callable[[np.ndarray], np.ndarray]:
     """A run's policy: raw observations `[..., O]` (the task's flat vectors) to the environment's actions `[..., A]`.
 
+    Of a run with `flatten_observations`, the vectors are those that `tasks.flatten` makes: dicts in the alphabetical
+    order of their keys, tuples in their own, arrays row by row.
     Raises InputError if there is no such run or member.
     """
     return policy_of(*read_run(Path(workdir)), member)

@@ -234,7 +234,7 @@ class Run:
         return 0 if np.asarray(state.alive).any() else ALL_DIVERGED
 
 
-def run(config: ConfigDict, workdir: Path, dataset: Any = None) -> int:
+def run(config: ConfigDict, workdir: str | Path, dataset: Any = None) -> int:
     """Runs or resumes an experiment; returns the exit status: 0, 3 (all diverged), or 128 + a signal's number.
 
     `dataset` is a `minari.MinariDataset`, also filtered or split, to learn from instead of the one that the config
@@ -244,7 +244,7 @@ def run(config: ConfigDict, workdir: Path, dataset: Any = None) -> int:
         config = copy.deepcopy(config)
         config.dataset_id = held_id(dataset)
     validate(config)
-    job = Run(config, workdir, dataset)
+    job = Run(config, Path(workdir), dataset)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, job.handle_signal)
     return job.go()

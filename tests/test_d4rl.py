@@ -289,7 +289,7 @@ def test_bad_id(import_file, store, capsys, dataset_id):
 def test_full_disk(import_file, store, capsys, monkeypatch):
     monkeypatch.setattr('shutil.disk_usage', lambda path: SimpleNamespace(free=1000))
     assert import_file(six()) == 2
-    _check_refusal(capsys, store, 'GB of disk')
+    _check_refusal(capsys, store, 'has no room: it takes about 0 MB')
 
 
 @pytest.mark.parametrize('environment', ['Hoper-v5', 'Hopper', 'two words', ''])

@@ -11,7 +11,7 @@ from matplotlib.ticker import EngFormatter
 
 from spot_jax.behavior.settings import MEDIUM_SHARES
 from spot_jax.checkpoint import write_atomically
-from spot_jax.errors import InputError
+from spot_jax.errors import InputError, first_line
 from spot_jax.pictures import COLORS, plain, png
 from spot_jax.tasks import REFERENCE_RETURNS, family
 
@@ -25,9 +25,10 @@ def read_curve(workdir: Path) -> tuple[str, np.ndarray]:
                 [float(row[f]) for f in ('environment_steps', 'evaluation/return', 'evaluation/return_std')]
                 for row in csv.DictReader(file)
             ]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f'{workdir} is no training of a behaviour policy: {error}') from error
-    return environment.split(':')[-1], np.array(rows).reshape(-1, 3)
+        environment = environment.split(':')[-1]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        raise InputError(f'{workdir} is no training of a behaviour policy: {first_line(error)}') from error
+    return environment, np.array(rows).reshape(-1, 3)
 
 
 def draw(workdirs: Sequence[Path]) -> Figure:

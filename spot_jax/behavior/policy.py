@@ -1,6 +1,7 @@
 """Behaviour policies as NumPy functions: whoever makes data with them needs no JAX."""
 
 import io
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from spot_jax.errors import InputError
+from spot_jax.errors import InputError, first_line
 
 WEIGHTS = Path(__file__).with_name('weights')
 LOG_STD_RANGE = (-5.0, 2.0)
@@ -64,13 +65,29 @@ class Policy(NamedTuple):
         return cls(kernels, biases, arrays['action_low'], arrays['action_high'])
 
 
+def _check(policy: Policy) -> None:
+    """Raises ValueError unless the arrays fit together."""
+    size = len(policy.action_low)
+    sizes = [len(policy.kernels[0]), *(bias.size for bias in policy.biases)]
+    expected = [*itertools.pairwise(sizes)]
+    if [kernel.shape for kernel in policy.kernels] != expected or sizes[-1] != 2 * size:
+        raise ValueError('its layers do not fit together')
+    if policy.action_low.shape != policy.action_high.shape or policy.action_low.ndim != 1:
+        raise ValueError('its action bounds do not fit together')
+    for array in (*policy.kernels, *policy.biases, policy.action_low, policy.action_high):
+        if array.dtype.kind != 'f' or not np.isfinite(array).all():
+            raise ValueError('it has arrays of other things than finite numbers')
+
+
 def read(path: Path) -> Policy:
     """The policy in an .npz file; raises InputError if there is none."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return Policy.from_arrays(dict(arrays))
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f'{path} is no behaviour policy: {str(error).splitlines()[0]}') from error
+            policy = Policy.from_arrays(dict(arrays))
+        _check(policy)
+        return policy
+    except Exception as error:  # NumPy and zipfile raise many kinds
+        raise InputError(f'{path} is no behaviour policy: {first_line(error)}') from error
 
 
 def names() -> list[str]:

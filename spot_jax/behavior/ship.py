@@ -12,8 +12,9 @@ import numpy as np
 from spot_jax import environments
 from spot_jax.behavior.driver import ACTION_NOISE, trips
 from spot_jax.behavior.policy import WEIGHTS, Policy, read
+from spot_jax.behavior.settings import SETTINGS
 from spot_jax.checkpoint import write_atomically
-from spot_jax.errors import InputError
+from spot_jax.errors import InputError, first_line
 
 SEED = 20_000  # of the first episode: no training or evaluation during training uses it
 EPISODES = 100
@@ -53,9 +54,11 @@ def card(policy: Policy, workdir: Path, kind: str) -> dict[str, Any]:
     try:
         config = json.loads((workdir / 'config.json').read_text())
         steps = int((workdir / f'{kind}.step').read_text())
-        environment, seed = config['environment'], config['seed']
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f'{workdir} is no training of a behaviour policy: {error}') from error
+        environment, seed = config['environment'], int(config['seed'])
+        if environment not in {settings.environment for settings in SETTINGS.values()}:
+            raise ValueError(f'{environment!r} is the environment of no robot')
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f'{workdir} is no training of a behaviour policy: {first_line(error)}') from error
     seeds = range(SEED, SEED + EPISODES)
     totals = returns(policy, environment, seeds)
     facts = {

@@ -36,7 +36,7 @@ from spot_jax.datasets.d4rl_file import (
 )
 from spot_jax.datasets.hdf5 import open_own, write_episodes
 from spot_jax.datasets.store import new_dataset
-from spot_jax.errors import InputError
+from spot_jax.errors import InputError, first_line
 from spot_jax.tasks import TASKS, family
 
 MAZE_TASKS = {'AntMaze': 'antmaze', 'PointMaze': 'pointmaze'}
@@ -85,7 +85,7 @@ def _find_environment(environment_id: str) -> EnvSpec:
             importlib.import_module(module)
         return gym.spec(name)
     except (Exception, SystemExit) as error:  # a module can raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(f'--environment={environment_id}: {reason}') from error
 
 
@@ -109,7 +109,7 @@ def _check_environment(spec: EnvSpec, arrays: Arrays) -> tuple[Box, str]:
                 space = theirs
             environments.check(env, rows, space.low, space.high)
     except Exception as error:  # environments raise many kinds
-        return space, (str(error).splitlines() or [type(error).__name__])[0]
+        return space, first_line(error)
     return space, ''
 
 
@@ -122,7 +122,7 @@ def _check_room(folder: Path, arrays: Arrays, episodes: Episodes) -> None:
         raise InputError(f'an episode of {longest / 1e9:.1f} GB does not fit in a memory of {memory / 1e9:.1f} GB')
     size = rows + EPISODE_OVERHEAD * len(episodes.starts)
     if shutil.disk_usage(folder).free < size:
-        raise InputError(f'{folder.parent} has no room: it takes about {size / 1e9:.1f} GB of disk')
+        raise InputError(f'{folder.parent} has no room: it takes about {size / 1e6:.0f} MB of disk')
 
 
 def import_d4rl(path: str | Path, dataset_id: str, environment_id: str | None = None, overwrite: bool = False) -> None:

@@ -13,7 +13,7 @@ from spot_jax.checkpoint import write_atomically
 from spot_jax.datasets.listing import printable
 from spot_jax.datasets.load import evaluation_spec, open_minari
 from spot_jax.environments import make
-from spot_jax.errors import InputError
+from spot_jax.errors import InputError, first_line
 from spot_jax.pictures import COLORS, Rollouts, draw_rollouts, plain, png
 from spot_jax.tasks import TASKS, goal_reached
 
@@ -151,7 +151,7 @@ def _reading(what: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # Minari, h5py and NumPy raise many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(f'{what} cannot be read: {printable(reason)}') from error
 
 

@@ -145,6 +145,18 @@ def test_empty_and_damaged_sets(store, tmp_path, capsys):
     assert 'toy/set-v0: damaged (its metadata count no steps and episodes)' in capsys.readouterr().out
 
 
+def test_only_pictures_are_replaced(tmp_path, capsys):
+    make(np.zeros((T, 1), np.float32), Box(-1, 1, (1,)))
+    picture, text = tmp_path / 'x.png', tmp_path / 'thesis.tex'
+    text.write_text('years of work')
+    for _ in range(2):
+        shown(capsys, 'toy/set-v0', f'--plot={picture}')
+    for path in (text, tmp_path):
+        assert main(['show', 'toy/set-v0', f'--plot={path}']) == 2
+        assert 'is no PNG picture' in capsys.readouterr().err
+    assert text.read_text() == 'years of work'
+
+
 def listed(capsys):
     """The lines of `list`, but for the recipes."""
     assert main(['list']) == 0

@@ -94,8 +94,10 @@ def test_odd_ids_are_refused_before_anything_is_written(folder, tmp_path, datase
     ('dataset_id', 'message'),
     [
         (ID, 'is there already'),
-        ('toy/sets/some-v0/inner-v0', 'cannot be in .* which is a dataset itself'),
-        ('toy/sets/some-v0/deep/inner-v0', 'cannot be in .* which is a dataset itself'),
+        ('toy/sets/some-v0/inner-v0', 'only the last part'),
+        ('spot_jax/pointmaze/umaze-v0/deep/inner-v0', 'only the last part'),
+        ('toy/plain/inner-v0', 'cannot be in .* which is a dataset itself'),
+        ('toy/plain/deep/inner-v0', 'cannot be in .* which is a dataset itself'),
         ('toy/file/x-v0', 'cannot be in .* which is a file'),
         ('toy/others-v0', 'is there, but is no dataset'),
         (f'toy/{"x" * 300}-v0', 'File name too long'),
@@ -103,7 +105,8 @@ def test_odd_ids_are_refused_before_anything_is_written(folder, tmp_path, datase
 )
 def test_places_that_are_taken(folder, dataset_id, message):
     make()
-    make('toy/others-v0/one-v0')
+    (folder / 'toy/others-v0/one-v0').mkdir(parents=True)
+    (folder / 'toy/plain/data').mkdir(parents=True)
     (folder / 'toy/file').touch()
     before = tree(folder)
     with pytest.raises(InputError, match=message):
@@ -193,6 +196,14 @@ def test_a_folder_that_cannot_be_written(folder, tmp_path, capsys, monkeypatch, 
     assert os.strerror(number) in error
     assert str(folder) in error
     assert tree(folder) == []
+
+
+def test_no_home_directory(monkeypatch, capsys):
+    monkeypatch.delenv('MINARI_DATASETS_PATH')
+    monkeypatch.setattr(os.path, 'expanduser', lambda path: path)
+    for command in (['list'], ['show', ID], ['generate', 'spot_jax/pointmaze/umaze-v0']):
+        assert main(command) == 2
+        assert 'MINARI_DATASETS_PATH' in capsys.readouterr().err
 
 
 def test_the_folder_is_a_file(folder, capsys):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from spot_jax.errors import InputError
+from spot_jax.errors import InputError, first_line
 
 NEEDED = {'observations': 2, 'actions': 2, 'rewards': 1, 'terminals': 1}  # with their ranks; [N, 1] is taken for [N]
 OPTIONAL = {'timeouts': 1, 'next_observations': 2}
@@ -34,7 +34,8 @@ def read(array: h5py.Dataset, start: int = 0, stop: int | None = None, step: int
     try:
         return array[start:stop:step]
     except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f'{array.file.filename} is damaged: {array.name[1:]} cannot be read; get it again') from error
+        name, reason = array.name[1:], first_line(error)
+        raise InputError(f'{array.file.filename} is damaged: {name} cannot be read ({reason}); get it again') from error
 
 
 def column(array: h5py.Dataset, start: int, stop: int) -> np.ndarray:

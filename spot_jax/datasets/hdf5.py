@@ -1,6 +1,7 @@
 """HDF5 files: read only if all that they hold is their own; written so that a full disk is an error like others."""
 
 import errno
+import json
 import os
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,9 +37,17 @@ def open_own(path: Path, cache_bytes: int = 2**20) -> h5py.File:
 
 
 def check_own(data: Path) -> None:
-    """Raises InputError if the HDF5 file in a Minari dataset's folder `data` is damaged, or leads to other files."""
-    if (data / 'main_data.hdf5').exists():
-        open_own(data / 'main_data.hdf5').close()
+    """Checks the HDF5 file in a Minari dataset's folder `data`, if there is one, before Minari reads it.
+
+    Raises InputError if it is damaged, leads to other files, or has fewer episodes than the metadata say.
+    """
+    path = data / 'main_data.hdf5'
+    if not path.exists():
+        return
+    said = json.loads((data / 'metadata.json').read_text())['total_episodes']
+    with open_own(path) as file:
+        if type(said) is not int or said > len(file):
+            raise InputError(f'{path} has {len(file)} episodes, metadata.json says {said!r}')
 
 
 def _refuse_foreign(file: h5py.File) -> None:

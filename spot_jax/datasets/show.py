@@ -155,8 +155,20 @@ def _reading(what: str) -> Iterator[None]:
         raise InputError(f'{what} cannot be read: {printable(reason)}') from error
 
 
+def _check_plot(plot: Path) -> None:
+    """Raises InputError if a picture is not to be written there: only pictures are replaced."""
+    try:
+        is_other = plot.exists() and not (plot.is_file() and plot.open('rb').read(4) == b'\x89PNG')
+    except OSError as error:
+        raise InputError(f'cannot write {plot}: {error.strerror}') from error
+    if is_other:
+        raise InputError(f'--plot={plot} is there, and is no PNG picture: name another file')
+
+
 def show(dataset_ids: Sequence[str], plot: Path | None = None) -> None:
     """Prints what datasets hold, and draws it in a file. Raises InputError if one cannot be read or written."""
+    if plot is not None:
+        _check_plot(plot)
     datasets = [open_minari(dataset_id) for dataset_id in dataset_ids]
     texts = []
     for dataset_id, data in zip(dataset_ids, datasets, strict=True):

@@ -56,7 +56,10 @@ def root() -> Path:
     named = os.environ.get('MINARI_DATASETS_PATH')
     if named == '':
         raise InputError('MINARI_DATASETS_PATH is empty: unset it, or name the folder of the datasets')
-    return Path(named) if named else Path('~/.minari/datasets').expanduser()
+    try:
+        return Path(named) if named else Path('~/.minari/datasets').expanduser()
+    except RuntimeError as error:
+        raise InputError('there is no home directory: let MINARI_DATASETS_PATH name a folder for datasets') from error
 
 
 def hidden_name(dataset_id: str) -> str:
@@ -88,6 +91,8 @@ def check_id(dataset_id: str) -> None:
 def _place(dataset_id: str, overwrite: bool) -> Path:
     """The folder of a dataset that is to be made; InputError if it may not be."""
     check_id(dataset_id)
+    if re.search(r'-v\d+/', dataset_id):  # that dataset could not be made any more
+        raise InputError(f'{dataset_id!r}: only the last part of a dataset id ends in a version')
     top = root()
     path = top / dataset_id
     for folder in path.parents[: dataset_id.count('/')]:
@@ -116,7 +121,7 @@ def _claimed(folder: Path, dataset_id: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(f'another process is making {dataset_id}') from error
+            raise InputError(f'another process is making {dataset_id}: wait for it') from error
         except OSError:  # a file system without locks
             pass
         try:

@@ -65,7 +65,12 @@ def policy_of(config: Mapping[str, Any], state: Mapping[str, Any], member: int) 
     act = batched_act(Actor(len(scaling.action_low), tuple(config['actor']['hidden_dims'])))
 
     def policy(observations: np.ndarray) -> np.ndarray:
-        observations = np.asarray(observations, np.float32)
+        try:
+            observations = np.asarray(observations, np.float32)
+        except (TypeError, ValueError) as error:
+            raise InputError('observations must be vectors: spot_jax.tasks.flatten makes them of dicts') from error
+        if observations.shape[-1:] != scaling.mean.shape:
+            raise InputError(f'observations of shape {observations.shape}: the policy takes [..., {len(scaling.mean)}]')
         flat = observations.reshape(1, -1, observations.shape[-1])
         return act(params, flat, scaling)[0].reshape(*observations.shape[:-1], -1)
 

@@ -138,4 +138,8 @@ def table(results: Mapping[str, Any]) -> str:
         text = '  '.join('      -' if c is None else f'{c:7.2f}' for c in cells)
         weight = m['hyperparameters']['regularizer_weight']
         lines.append(f'{i:6d}  {m["seed"]:4d}  {weight:6g}  {m["status"]:9s}  {text}')
+    if results.get('reference_returns') and any(
+        m['evaluation']['normalized_score'] is not None for m in results['members']
+    ):
+        lines.append(f'score: {Reference(**results["reference_returns"])}')
     return '\n'.join(lines)

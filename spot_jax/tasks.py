@@ -97,7 +97,7 @@ def task_of(config: Mapping[str, Any]) -> Task:
 
 def is_vector(space: Space | None) -> bool:
     """Whether a space has arrays of numbers with one axis."""
-    return isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype.kind in 'fiub'
+    return isinstance(space, spaces.Box) and len(space.shape) == 1 and space.shape[0] > 0 and space.dtype.kind in 'fiub'
 
 
 def describe(space: Space) -> str:
@@ -106,10 +106,13 @@ def describe(space: Space) -> str:
         kind = 'images: ' if space.dtype == np.uint8 and len(space.shape) in (2, 3) else ''
         return f'{kind}a Box of shape {space.shape}, {space.dtype}'
     if isinstance(space, spaces.Dict):
-        return f'dicts of {", ".join(sorted(space.spaces))}'
+        named = (
+            f'{key}' if layout(part) else f'{key} ({describe(part)})' for key, part in sorted(space.spaces.items())
+        )
+        return f'dicts of {", ".join(named)}'[:200]
     if isinstance(space, spaces.Tuple):
         return f'tuples of {len(space.spaces)}'
-    return str(space)[:80]
+    return ' '.join(str(space).split())[:80]
 
 
 def layout(space: Space, name: str = '') -> list[tuple[str, tuple[int, ...]]] | None:
@@ -157,7 +160,7 @@ def vectorizer(task: Task, space: Space, owner: str) -> Callable[[Any], np.ndarr
             f'with vectors {" and ".join(GOAL_KEYS)}'
         )
     leaves = layout(space)
-    if leaves is None:
+    if leaves is None or not sum(math.prod(shape) for _, shape in leaves):
         raise InputError(
             f'{owner}: observations are {describe(space)}; supported are vectors of numbers (a Box with one axis), and '
             'with --config.flatten_observations=True also dicts, tuples and arrays of numbers'

@@ -12,7 +12,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Text, Tuple
 from minari.data_collector import EpisodeBuffer
 from tiny import tiny
 
-from spot_jax import environments, evaluate, policy, training
+from spot_jax import environments, evaluate, plot, policy, training
 from spot_jax.config import members
 from spot_jax.datasets import Selection, load
 from spot_jax.datasets.checks import action_bounds, unit_actions
@@ -101,7 +101,8 @@ GOAL = Dict(achieved_goal=VECTOR, observation=VECTOR)
         (GOAL, 'dicts of achieved_goal, observation; .*; mazes whose rewards are 0 and 1 take config.task', 4),
         (Discrete(5), r'Discrete\(5\); supported are vectors', None),
         (Text(5), r'Text\(.*; supported are vectors', None),
-        (Dict(a=VECTOR, b=Discrete(2)), 'dicts of a, b; supported are vectors', None),
+        (Dict(a=VECTOR, b=Discrete(2)), r'dicts of a, b \(Discrete\(2\)\); supported are vectors', None),
+        (Box(-1, 1, (0,)), r'a Box of shape \(0,\), float32; supported are vectors', None),
         (Box(-1, 1, (2,), np.int8), None, 2),
         (Box(-1, 1, (2,), np.float16), None, 2),
     ],
@@ -137,6 +138,7 @@ def test_flattened_in_the_alphabetical_order_of_keys_row_by_row():
     [
         (Discrete(3), r'Discrete\(3\); supported'),
         (Box(-1, 1, ()), 'supported'),
+        (Box(-1, 1, (0,)), 'supported'),
         (Box(-1, 1, (2, 1)), 'supported'),
         (Box(0, 9, (2,), np.int64), 'int64; supported'),
         (Tuple((VECTOR,)), 'tuples of 1; supported'),
@@ -331,7 +333,11 @@ def test_a_run_of_all_this(cart, tmp_path, capsys):
     np.testing.assert_allclose(read_run(tmp_path / 'run')[1]['scaling']['action_high'], [0.1, 0.5])
     actions = policy.load(tmp_path / 'run')(observations)
     np.testing.assert_array_equal(actions[:, 1], np.float32(0.5))
-    capsys.readouterr()
+    for wrong in (half[0].observations, observations[:, :2], 0.0):
+        with pytest.raises(InputError, match=r'^observations'):
+            policy.load(tmp_path / 'run')(wrong)
+    assert plot.read_run(tmp_path / 'run', 'run').reference == "by the returns -20 and 0 of the dataset's metadata"
+    assert "score: by the returns -20 and 0 of the dataset's metadata" in capsys.readouterr().out
     assert evaluate.main([str(tmp_path / 'run'), '--episodes=1', '--member=0']) == 0
     assert "(by the returns -20 and 0 of the dataset's metadata)" in capsys.readouterr().out
 

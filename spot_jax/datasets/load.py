@@ -222,6 +222,8 @@ def load(source: Any, task: Task, clip_actions: bool = False, selection: Selecti
             f'{dataset_id}: {outside(max(beyond), low, high)}, in {len(beyond)} of {len(lengths)} episodes; '
             '--config.clip_actions=True clips them'
         )
+    if beyond:
+        print(f'{dataset_id}: {len(beyond)} of {len(lengths)} episodes have {outside(max(beyond), low, high)}: clipped')
     if empty:
         print(f'{dataset_id}: {empty} episodes without steps are left out', file=sys.stderr)
     kept = selection.keep(dataset_id, np.array(returns))

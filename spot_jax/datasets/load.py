@@ -158,8 +158,10 @@ def _episodes(data: Any, dataset_id: str) -> Iterator[Any]:
             yield raw
             number += 1
     except Exception as error:  # Minari and the libraries that it reads files with raise many kinds
-        reason = f'after {number} episodes it cannot be read ({first_line(error)})'
-        raise InputError(f'{dataset_id} is damaged: {reason}; make or get it again') from error
+        reason = 'its files are damaged, or are not of the spaces that its metadata name'
+        raise InputError(
+            f'{dataset_id} cannot be read after {number} episodes ({first_line(error)}): {reason}'
+        ) from error
 
 
 def _empty_rows(data: Any, dataset_id: str, width: int) -> np.ndarray:

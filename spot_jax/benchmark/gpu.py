@@ -190,10 +190,8 @@ def traced(config: ConfigDict, args: Any, rows: jax.Array, options: dict[str, An
     case, call = compiled(config, args, rows, 'policy', options)
     call()
     with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
         with jax.profiler.trace(folder):
             call()
-        seconds = time.perf_counter() - start
         profile = next(Path(folder).rglob('*.xplane.pb'))
         if args.json is not None:
             shutil.copy(profile, args.json.with_suffix(f'.{case.members}.xplane.pb'))
@@ -206,19 +204,17 @@ def traced(config: ConfigDict, args: Any, rows: jax.Array, options: dict[str, An
         ]
         events = [(e.start_ns, e.duration_ns, e.name) for stream in streams for e in stream.events]
     blocks = case.steps // config.policy_freq
-    row: dict[str, Any] = {'call_s': seconds, 'kernels_per_block': len(events) / blocks}
-    if events:
-        row |= busy(events) | {'us_per_block': 1e6 * seconds / blocks, 'kernels': longest(events, blocks)}
-    return row
+    row: dict[str, Any] = {'kernels_per_block': len(events) / blocks}
+    return row | (busy(events, blocks) | {'kernels': longest(events, blocks)} if events else {})
 
 
-def busy(events: list[tuple[float, float, str]]) -> dict[str, float]:
-    """The share of the time from the first kernel's start to the last's end in which any kernel ran."""
+def busy(events: list[tuple[float, float, str]], blocks: int) -> dict[str, float]:
+    """How much of the time from the first kernel's start to the last's end some kernel ran; events: start, ns, name."""
     covered, end = 0.0, 0.0
     for start, duration, _ in sorted(events):
         covered += max(0.0, start + duration - max(start, end))
         end = max(end, start + duration)
-    return {'busy_share': covered / (end - min(events)[0]), 'busy_us': covered / 1e3}
+    return {'busy_share': covered / (end - min(events)[0]), 'busy_us_per_block': covered / 1e3 / blocks}
 
 
 def longest(events: list[tuple[float, float, str]], blocks: int, most: int = 25) -> list[dict[str, Any]]:

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from spot_jax import environments, evaluation, policy
+from spot_jax import env_pool, environments, evaluation, policy, specs
 from spot_jax.arguments import MAX_EPISODES, MAX_SEED, Parser, whole
 from spot_jax.datasets.load import evaluation_spec, open_minari, reference_of
 from spot_jax.errors import InputError
-from spot_jax.specs import MAX_EPISODE_STEPS
 from spot_jax.tasks import task_of
 from spot_jax.workdir import read_run
 
@@ -26,9 +25,10 @@ def evaluate(workdir: Path, num_episodes: int, member: int | None, seed: int, tr
         raise InputError(f'{config["dataset_id"]} names no environment to evaluate in')
     chosen = range(state['alive'].size) if member is None else [member]
     policies = [policy.policy_of(config, state, k) for k in chosen]
-    steps = config['evaluation'].get('max_episode_steps', MAX_EPISODE_STEPS)
-    make_env = environments.maker(spec, task, trusted, steps)
-    evaluator = evaluation.Evaluator(make_env, len(policies), num_episodes, seed, task.is_maze)
+    options = config['evaluation']  # an older run's lack some
+    make_env = environments.maker(spec, task, trusted, options.get('max_episode_steps', specs.MAX_EPISODE_STEPS))
+    timeout = options.get('timeout', env_pool.TIMEOUT)
+    evaluator = evaluation.Evaluator(make_env, len(policies), num_episodes, seed, task.is_maze, timeout=timeout)
     episodes = evaluator(lambda observations: np.stack([a(o) for a, o in zip(policies, observations, strict=True)]))
     evaluator.close()
     for i, k in enumerate(chosen):

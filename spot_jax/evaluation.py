@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spot_jax.env_pool import EnvPool, MakeEnv, WorkerRestartedError
+from spot_jax.env_pool import EnvPool, MakeEnv, StoppedError, WorkerRestartedError
 from spot_jax.tasks import Reference, normalized_score
 
 SLOTS = 10  # environments per member; each plays its share of the episodes one after another
@@ -40,25 +40,31 @@ class Evaluator:
         seed: int,
         is_maze: bool,
         num_workers: int = 0,
+        timeout: float = 0.0,
     ):
-        """Episode e of every policy will start from `reset(seed=seed + e)`."""
+        """Episode e of every policy will start from `reset(seed=seed + e)`; `timeout` is that of `EnvPool`."""
         self._shape, self._seed, self._is_maze = (num_members, num_episodes), seed, is_maze
         self._slots = min(SLOTS, num_episodes)
-        self._pool = EnvPool(make_env, num_members * self._slots, num_workers)
+        self._pool = EnvPool(make_env, num_members * self._slots, num_workers, timeout)
 
     def __call__(
         self, act: Callable[[np.ndarray], np.ndarray], should_stop: Callable[[], bool] = lambda: False
     ) -> Episodes | None:
-        """Plays all episodes; None if `should_stop` said so on the way.
+        """Plays all episodes; None if `should_stop` said so on the way, also while an environment was waited for.
 
         `act` takes observations [M, K, O] and gives actions [M, K, A] in the environment's bounds. Raises InputError if
-        an environment fails in a worker and then again.
+        an environment fails and then, before all episodes have been played, again.
         """
+        self._pool.stopping = should_stop
         while True:
             try:
-                return self._play(act, should_stop)
+                episodes = self._play(act, should_stop)
             except WorkerRestartedError:
-                pass  # from the first episode on: the seeds are the same
+                continue  # from the first episode on: the seeds are the same
+            except StoppedError:
+                return None
+            self._pool.succeeded()
+            return episodes
 
     def _play(self, act: Callable[[np.ndarray], np.ndarray], should_stop: Callable[[], bool]) -> Episodes | None:
         pool, (num_members, num_episodes), slots = self._pool, self._shape, self._slots

@@ -6,7 +6,9 @@ A new option is one row of `FIELDS`: the command line, its `--help` and `config.
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
+from spot_jax.env_pool import TIMEOUT
 from spot_jax.regularizers import PENALTIES, REGULARIZERS
+from spot_jax.specs import MAX_EPISODE_STEPS
 from spot_jax.tasks import TASKS
 
 # Where each traced hyperparameter's value comes from when the grid does not vary it.
@@ -183,10 +185,12 @@ FIELDS: dict[str, Field] = {
         False, flag(), 'make the environment as the dataset records it, whatever code that names'
     ),
     'evaluation.max_episode_steps': Field(
-        1000, SOME_STEPS, 'after which episodes are cut, also online, where the environment has no time limit'
+        MAX_EPISODE_STEPS,
+        SOME_STEPS,
+        'after which episodes are cut, also online, where the environment has no time limit',
     ),
     'evaluation.timeout': Field(
-        300.0, real(0, 1e6), 'seconds that an environment may take for one answer, also online; 0: no bound'
+        TIMEOUT, real(0, 1e6), 'seconds that an environment may take for one answer, also online; 0: no bound'
     ),
     'checkpoint.interval': Field(50_000, STEPS, 'steps between two checkpoints; 0: only at the end'),
     'checkpoint.keep': Field(2, whole(1), 'the newest ones that are kept'),

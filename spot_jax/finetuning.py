@@ -17,12 +17,16 @@ from tqdm import tqdm
 
 from spot_jax import online, results, sharding
 from spot_jax.config import Population
-from spot_jax.env_pool import EnvPool, MakeEnv, Steps, WorkerRestartedError
+from spot_jax.env_pool import EnvPool, MakeEnv, Steps, StoppedError, WorkerRestartedError
+from spot_jax.errors import InputError
 from spot_jax.policy import Scaling, snapshot
 from spot_jax.population import PhaseState
 from spot_jax.ring_files import RingFiles
 from spot_jax.tasks import Task
 from spot_jax.train_state import init_adam
+
+PATIENCE = 1000  # environment steps: an environment that fails twice within so many ends the run
+GRACE = 10.0  # seconds that environments may still take when the run is to stop
 
 # (observations [M, O] as the networks see them, environment steps so far) -> actions [M, A] in [-1, 1]
 Explore = Callable[[np.ndarray, int], np.ndarray]
@@ -39,13 +43,24 @@ class Collector:
         scaling: Scaling,
         step: int,
         num_workers: int = 0,
+        timeout: float = 0.0,
+        stopping: Callable[[], bool] = lambda: False,
     ):
-        """Starts an episode of every member; `step` counts environment steps, from a checkpoint on if resumed."""
+        """Starts an episode of every member; `step` counts environment steps, from a checkpoint on if resumed.
+
+        Here and below InputError is raised if environments fail again and again (`timeout` is that of `EnvPool`), and
+        StoppedError if one is still waited for when `stopping` has been true for a while.
+        """
         self._seeds = [member.seed for member in population.members]
-        self._pool = EnvPool(make_env, len(self._seeds), num_workers)
+        self._pool = EnvPool(make_env, len(self._seeds), num_workers, timeout, PATIENCE)
+        self._pool.stopping, self._pool.grace = stopping, GRACE
         self._task, self._scaling = task, scaling
         self.observations: np.ndarray  # [M, O], raw
-        self._begin_all(step)
+        try:
+            self._begin_all(step)
+        except BaseException:
+            self._pool.close()
+            raise
 
     def _begin_all(self, step: int) -> None:
         everyone = np.arange(len(self._seeds))
@@ -68,13 +83,14 @@ class Collector:
         """Takes every member's action [M, A] in [-1, 1]; returns the packed transitions [M, D].
 
         The state after a time-out is the one it was reached in, not the next episode's first: it is bootstrapped from.
-        If a worker failed, all episodes are given up and the actions are taken from new ones.
+        If an environment failed, all episodes are given up and the actions are taken from new ones.
         """
         try:
             steps = self._step(actions)
         except WorkerRestartedError:
             self._begin_all(step)
             steps = self._step(actions)
+        self._pool.succeeded()
         before, after = (self._scaling.normalized(x) for x in (self.observations, steps.observations))
         masks = 1.0 - self._task.terminal(steps.rewards, steps.terminated)
         rewards = self._task.reward(steps.rewards)
@@ -118,7 +134,8 @@ def started(config: ConfigDict, state: PhaseState) -> PhaseState:
 def fine_tune(run: Any, state: PhaseState, make_env: MakeEnv) -> PhaseState:
     """Goes on from `state` for `online.steps` environment steps of every member of a `training.Run`, or until a signal.
 
-    A resumed run starts new episodes: what is lost is the episodes that were in flight.
+    A resumed run starts new episodes: what is lost is the episodes that were in flight. Also if environments fail again
+    and again, a checkpoint is written first; then `run.failure` says so.
     """
     config, population, freq = run.config, run.population, run.spec.td3.policy_freq
     options, steps, shape = options_of(config), config.online.steps, run.population.shape
@@ -138,7 +155,7 @@ def fine_tune(run: Any, state: PhaseState, make_env: MakeEnv) -> PhaseState:
     act = online.explorer(run.spec, options)
     accumulate = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
     step = int(ring.count)
-    collector = Collector(make_env, population, run.task, run.scaling, step, config.online.workers)
+    collector: Collector | None = None
     total: Any = None  # metrics since the last log, and of how many blocks
     blocks = 0
 
@@ -178,13 +195,26 @@ def fine_tune(run: Any, state: PhaseState, make_env: MakeEnv) -> PhaseState:
                     run.save('online', state, ring_segments=files.save(ring))
                     saved_at = (step, evaluations.at)
             if stop or done:
-                collector.close()
+                if collector is not None:
+                    collector.close()
                 return state
             if asked:
                 evaluations.launch('online', state, step, run.stopping)
             if owed:
                 state = updated(state)
-            rows = collector.block(online.with_policies(act, actor, run.seeds), freq, step)
+            try:
+                if collector is None:
+                    timeout = config.evaluation.timeout
+                    arguments = make_env, population, run.task, run.scaling, step, config.online.workers
+                    collector = Collector(*arguments, timeout, run.stopping)
+                rows = collector.block(online.with_policies(act, actor, run.seeds), freq, step)
+            except (InputError, StoppedError) as error:
+                run.failure = error if isinstance(error, InputError) else None
+                evaluations.finish(step, run.stopping)
+                run.save('online', state, ring_segments=files.save(ring))
+                if collector is not None:
+                    collector.close()
+                return state
             ring = add(ring, jnp.asarray(rows.reshape(freq, *shape, row_size)))
             owed = True
             step += freq

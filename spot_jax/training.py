@@ -1,11 +1,15 @@
 """A run from start to end: data, CVAEs, policies, evaluations, checkpoints and results. The only file with loops."""
 
+import contextlib
 import copy
 import json
 import math
 import signal
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,7 +25,7 @@ from spot_jax import checkpoint, environments, population, restore, results, sha
 from spot_jax.build import build_spec, normalize
 from spot_jax.config import members, validate
 from spot_jax.datasets import Dataset, Selection, held_id, load
-from spot_jax.env_pool import MakeEnv
+from spot_jax.env_pool import MakeEnv, bounded
 from spot_jax.errors import InputError
 from spot_jax.evaluations import Evaluations
 from spot_jax.finetuning import fine_tune, started
@@ -30,6 +34,7 @@ from spot_jax.population import PhaseState
 from spot_jax.tasks import task_of
 from spot_jax.types import Params
 from spot_jax.workdir import open_workdir
+from spot_jax.workers import STOPS, refuse_a_rerun
 
 ALL_DIVERGED = 3
 PHASES = ('cvae', 'offline', 'online')
@@ -78,6 +83,7 @@ class Run:
             self.saved,
         )
         self.stop_signal = 0
+        self.failure: InputError | None = None  # of the online phase's environments
 
     def _checked_environment(self, dataset: Dataset) -> MakeEnv | None:
         """What makes the run's environments; None if it needs none, and then none is made."""
@@ -89,9 +95,7 @@ class Run:
         if self.environment is None or not (options.episodes or self.config.online.steps):
             return None
         make_env = environments.maker(self.environment, self.task, options.trust_environment, options.max_episode_steps)
-        env = make_env()
-        environments.check(env, dataset.transitions, dataset.action_low, dataset.action_high, dataset.layout)
-        env.close()
+        bounded(partial(_check, make_env, dataset), options.timeout)
         return make_env
 
     def handle_signal(self, number: int, frame: FrameType | None) -> None:
@@ -101,8 +105,8 @@ class Run:
         signal.signal(number, signal.SIG_DFL)
 
     def stopping(self) -> bool:
-        """Whether a signal asked to stop."""
-        return self.stop_signal != 0
+        """Whether a signal asked to stop, or an environment failed again and again: a checkpoint is written first."""
+        return self.stop_signal != 0 or self.failure is not None or self.evaluations.failure is not None
 
     def timings(self) -> dict[str, float]:
         """Seconds spent in each phase so far; evaluations overlap with the others."""
@@ -161,7 +165,7 @@ class Run:
                 was_alive = alive
                 evaluations.collect()
                 done = step >= steps or not alive.any()
-                stop = self.stop_signal and not pending
+                stop = self.stopping() and not pending
                 evaluate = evaluates and evaluations.at != step and (done or due(options.evaluation.interval, step))
                 if evaluate and done and not stop:
                     evaluations.launch(phase, state, step, self.stopping)
@@ -195,7 +199,7 @@ class Run:
         elif self.spec.td3.regularizer.uses_density and self.density_params is None:
             state = self.restored('cvae', population.init_cvaes(self.seeds, self.spec))
             state = self.train('cvae', population.cvae_phase, state, config.cvae.steps, 1)
-            if self.stop_signal:
+            if self.stopping():
                 return state
             self.density_params = state.learner.params
         if saved_phase == 'online':
@@ -208,12 +212,16 @@ class Run:
         position = self.saved.get('metrics_position', 0)
         with self.evaluations, MetricWriter(self.workdir, results.COLUMNS, position) as self.writer:
             self.evaluations.writer = self.writer
+            self.evaluations.resume()
             state = self.offline()
-            if self.config.online.steps and not self.stop_signal:
+            if self.config.online.steps and not self.stopping():
                 if self.saved.get('phase') != 'online':
                     state, self.evaluations.at = started(self.config, state), -1
                 assert self.make_env is not None
                 state = fine_tune(self, state, self.make_env)
+            failure = self.failure or self.evaluations.failure
+            if failure is not None:
+                raise failure
             if self.stop_signal:
                 return 128 + self.stop_signal
         report = {
@@ -234,17 +242,38 @@ class Run:
         return 0 if np.asarray(state.alive).any() else ALL_DIVERGED
 
 
+def _check(make_env: MakeEnv, dataset: Dataset) -> None:
+    with contextlib.closing(make_env()) as env:
+        environments.check(env, dataset.transitions, dataset.action_low, dataset.action_high, dataset.layout)
+
+
+@contextlib.contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handles the signals to stop, if this is the thread that may, and puts back what handled them before."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in STOPS}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, signal.SIG_DFL if old is None else old)
+
+
 def run(config: ConfigDict, workdir: str | Path, dataset: Any = None) -> int:
     """Runs or resumes an experiment; returns the exit status: 0, 3 (all diverged), or 128 + a signal's number.
 
     `dataset` is a `minari.MinariDataset`, also filtered or split, to learn from instead of the one that the config
-    names. To resume, give the same again. Raises InputError if anything that was given makes no sense.
+    names. To resume, give the same again. In the main thread SIGINT and SIGTERM end the run, once a checkpoint is
+    written; afterwards they do what they did before. Raises InputError if anything that was given makes no sense, an
+    environment too.
     """
+    refuse_a_rerun()
     if dataset is not None:
         config = copy.deepcopy(config)
         config.dataset_id = held_id(dataset)
     validate(config)
     job = Run(config, Path(workdir), dataset)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, job.handle_signal)
-    return job.go()
+    with _handled(job.handle_signal):
+        return job.go()

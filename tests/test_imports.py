@@ -4,9 +4,9 @@ import ast
 from pathlib import Path
 
 ORDER = [
-    'errors types sharding',
+    'errors types sharding workers answers',
     'arguments',
-    'networks train_state tasks checkpoint metrics env_pool specs',
+    'networks train_state tasks checkpoint metrics specs env_pool',
     'density environments workdir',
     'regularizers evaluation policy pictures',
     'behavior',

@@ -10,8 +10,9 @@ import ml_collections
 import numpy as np
 from ml_collections.config_dict import placeholder
 
+from spot_jax.core.fields import MAX_SIZE
 from spot_jax.errors import InputError
-from spot_jax.fields import FIELDS, HYPERPARAMETERS, MAX_SIZE, problem
+from spot_jax.fields import FIELDS, HYPERPARAMETERS, problem
 from spot_jax.td3 import Hyperparameters
 
 

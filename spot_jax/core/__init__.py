@@ -1,0 +1,1 @@
+"""What every other part stands on: types, networks, optimisers, and what a method is."""

@@ -63,6 +63,11 @@ IDLE = [
         ('evaluation.interval', 'evaluation.seed', 'evaluation.workers'),
     ),
     Idle(
+        lambda c: c.evaluation.episodes == 0 and c.online.steps == 0,
+        'no environment is needed',
+        ('evaluation.trust_environment', 'evaluation.max_episode_steps', 'evaluation.timeout'),
+    ),
+    Idle(
         lambda c: c.policy_noise == 0 and not c.grid.policy_noise,
         'policy_noise is 0',
         ('noise_clip', 'grid.noise_clip'),

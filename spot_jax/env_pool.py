@@ -218,7 +218,9 @@ class EnvPool:
     `succeeded` has been called `patience` times, the pool raises InputError with the environment's own words.
     """
 
-    def __init__(self, make_env: MakeEnv, num_envs: int, num_workers: int = 0, timeout: float = 0.0, patience: int = 1):
+    def __init__(
+        self, make_env: MakeEnv, num_envs: int, num_workers: int = 0, timeout: float = TIMEOUT, patience: int = 1
+    ):
         self.stopping: Callable[[], bool] = lambda: False  # asked while an environment is waited for ...
         self.grace = 0.0  # ... and how many seconds it may still take then; after that, `StoppedError`
         self._make_env, self._num_envs, self._timeout, self._patience = make_env, num_envs, timeout, patience

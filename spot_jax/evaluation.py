@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spot_jax.env_pool import EnvPool, MakeEnv, StoppedError, WorkerRestartedError
+from spot_jax.env_pool import TIMEOUT, EnvPool, MakeEnv, StoppedError, WorkerRestartedError
 from spot_jax.tasks import Reference, normalized_score
 
 SLOTS = 10  # environments per member; each plays its share of the episodes one after another
@@ -40,7 +40,7 @@ class Evaluator:
         seed: int,
         is_maze: bool,
         num_workers: int = 0,
-        timeout: float = 0.0,
+        timeout: float = TIMEOUT,
     ):
         """Episode e of every policy will start from `reset(seed=seed + e)`; `timeout` is that of `EnvPool`."""
         self._shape, self._seed, self._is_maze = (num_members, num_episodes), seed, is_maze

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from spot_jax import online, results, sharding
 from spot_jax.config import Population
-from spot_jax.env_pool import EnvPool, MakeEnv, Steps, StoppedError, WorkerRestartedError
+from spot_jax.env_pool import TIMEOUT, EnvPool, MakeEnv, Steps, StoppedError, WorkerRestartedError
 from spot_jax.errors import InputError
 from spot_jax.policy import Scaling, snapshot
 from spot_jax.population import PhaseState
@@ -43,7 +43,7 @@ class Collector:
         scaling: Scaling,
         step: int,
         num_workers: int = 0,
-        timeout: float = 0.0,
+        timeout: float = TIMEOUT,
         stopping: Callable[[], bool] = lambda: False,
     ):
         """Starts an episode of every member; `step` counts environment steps, from a checkpoint on if resumed.

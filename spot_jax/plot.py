@@ -22,7 +22,6 @@ from spot_jax.checkpoint import write_atomically
 from spot_jax.config import Member, members
 from spot_jax.curves import Curve, choose_metric, draw_curves, learning_curves, setting_labels
 from spot_jax.datasets.load import evaluation_spec, open_minari
-from spot_jax.env_pool import TIMEOUT
 from spot_jax.errors import InputError
 from spot_jax.pictures import Rollouts, draw_rollouts, png
 from spot_jax.tasks import Reference, Task, task_of
@@ -102,7 +101,7 @@ def roll_out(run: RunFolder, member: int, num_episodes: int, trusted: bool = Fal
         envs.append(_Tracked(make_maze()))
         return envs[-1]
 
-    evaluator = evaluation.Evaluator(make_env, 1, num_episodes, EVALUATION_SEED, is_maze=True, timeout=TIMEOUT)
+    evaluator = evaluation.Evaluator(make_env, 1, num_episodes, EVALUATION_SEED, is_maze=True)
     episodes = evaluator(act)
     assert episodes is not None
     assert episodes.successes is not None

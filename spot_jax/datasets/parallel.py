@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from spot_jax.errors import InputError
+from spot_jax.workers import NO_GUARD, missing_guard
 
 Episode = dict[str, Any]  # the fields of Minari's EpisodeBuffer, arrays or dicts of arrays
 PART = 50_000  # transitions that are put aside together
@@ -80,6 +81,7 @@ def _played(play: Callable[[int], Episode], number: int, workers: int, parts: Pa
     try:
         with ProcessPoolExecutor(workers, get_context('spawn'), _serve_one_parent) as pool:
             futures = deque(pool.submit(play, number + k) for k in range(2 * workers))
+            processes = list(pool._processes.values())
             try:
                 while True:
                     part.append(futures.popleft().result())
@@ -90,6 +92,10 @@ def _played(play: Callable[[int], Episode], number: int, workers: int, parts: Pa
                         checkpoint.write(parts / f'{first:010d}.msgpack', {str(i): e for i, e in enumerate(part)})
                         first, part = number, []
             except BrokenExecutor as error:
+                for process in processes:
+                    process.join(1.0)  # its status is not known yet
+                if any(process.exitcode == NO_GUARD for process in processes):
+                    raise InputError(missing_guard()) from error
                 raise InputError(
                     'a process that plays episodes has died (killed, or out of memory): the same command goes on'
                 ) from error

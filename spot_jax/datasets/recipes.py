@@ -6,6 +6,7 @@ from spot_jax.arguments import MAX_SEED
 from spot_jax.datasets import antmaze, locomotion, pointmaze
 from spot_jax.datasets.store import Recipe, Request
 from spot_jax.errors import InputError
+from spot_jax.workers import refuse_a_rerun
 
 RECIPES: dict[str, Recipe] = pointmaze.RECIPES | antmaze.RECIPES | locomotion.RECIPES
 MAX_TRANSITIONS = 10**8
@@ -19,6 +20,7 @@ def generate(
 
     It appears whole or not at all. Raises InputError if the id is no recipe's, or is taken and not to be overwritten.
     """
+    refuse_a_rerun()
     if dataset_id not in RECIPES:
         raise InputError(f'no recipe for {dataset_id!r}: choose one of {", ".join(RECIPES)}')
     recipe = RECIPES[dataset_id]

@@ -20,6 +20,7 @@ from test_main import assert_same_run
 from tiny import tiny
 
 from spot_jax import answers, env_pool, environments, evaluation, evaluations, finetuning, training, workers
+from spot_jax.datasets.recipes import generate
 from spot_jax.env_pool import EnvPool, StoppedError, WorkerRestartedError
 from spot_jax.errors import InputError
 from spot_jax.ring_files import RingFiles
@@ -239,11 +240,12 @@ def test_script_without_a_main_guard_is_refused(tmp_path, monkeypatch):
     words = f"error: {script} runs again in each worker process: put what it does below `if __name__ == '__main__':`\n"
     assert (done.returncode, done.stderr) == (2, words)
     assert log.read_text() == 'xx'  # once more, in the worker
-    # A training is refused before it begins.
+    # A training, or what makes a dataset, is refused before it begins.
     monkeypatch.setattr(multiprocessing.current_process(), '_inheriting', True, raising=False)
     monkeypatch.setattr(workers.os, '_exit', lambda status: throw(SystemExit(status)))
-    with pytest.raises(SystemExit, match=str(workers.NO_GUARD)):
-        training.run(None, '')
+    for function in (training.run, generate):
+        with pytest.raises(SystemExit, match=str(workers.NO_GUARD)):
+            function(None, '')
 
 
 def test_signals_are_handled_only_during_a_run_and_only_in_the_main_thread(monkeypatch):

@@ -29,8 +29,8 @@ class Algorithm(NamedTuple):
     update: (learner, shared, drawn, hypers, step) -> (learner, metrics), a block of `block` gradient steps. `shared` is
         what the stages before it came to, `step` (int32) the gradient steps done before. Metrics are `[B]` each.
     policy: (learner, shared, hypers) -> all that acting needs.
-    act: (policy, memory, observation [O], reward []) -> (action [A] in [-1, 1], memory), without exploration. The reward
-        is that of the step before, 0 at an episode's start.
+    act: (policy, memory, observation [O], reward []) -> (action [A] in [-1, 1], memory), without exploration. The
+        reward is that of the step before, 0 at an episode's start.
     memory: () -> what acting remembers at an episode's start; () if nothing.
     explore: (policy, observation [O], noise [A], scale) -> action [A] in [-1, 1], from standard normal noise; None if
         the method does not learn online. `scale` is `config.online.exploration_noise`.

@@ -42,6 +42,7 @@ def fail(context, error):
     """Begins to fill the folder of a context, and fails."""
     with context as folder:
         (folder / 'data').mkdir()
+        (folder / 'data' / 'part').touch()
         raise error
 
 
@@ -219,12 +220,16 @@ def test_parts_outlive_interruptions_and_full_disks(folder, error):
     with pytest.raises(type(error)):
         fail(resumable(request), error)
     with resumable(request) as parts:
-        assert (parts / 'data').exists()
+        assert (parts / 'data' / 'part').exists()
     assert tree(folder) == []
     with pytest.raises(type(error)):
         fail(resumable(request), error)
     with resumable(Request(ID, 100, seed=1)) as parts:  # another seed's are of no use
         assert len(list(folder.iterdir())) == 1
+        (parts / 'empty').mkdir()
+    with pytest.raises(type(error)), resumable(request):
+        raise error
+    assert tree(folder) == []
 
 
 def _play(number):

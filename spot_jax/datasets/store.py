@@ -202,5 +202,10 @@ def resumable(request: Request) -> Iterator[Path]:
         if old != folder:
             shutil.rmtree(old, ignore_errors=True)
     folder.mkdir(exist_ok=True)
-    yield folder
+    try:
+        yield folder
+    except BaseException:
+        if all(path.is_dir() for path in folder.rglob('*')):  # nothing is done yet
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     shutil.rmtree(folder, ignore_errors=True)

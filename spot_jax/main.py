@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
 from spot_jax import usage
-from spot_jax.arguments import Parser
+from spot_jax.arguments import Parser, one_line
 from spot_jax.config import is_group, lookup, require, similar, validate
 from spot_jax.config_files import ConfigFile, config_of, load, resolved
 from spot_jax.effects import without_effect
@@ -120,17 +120,22 @@ def cli(argv: list[str]) -> int:
             print(help_text(options.config))
             return 0
         config, workdir = parse(argv)
-        print(f'the run is in {workdir}: the same command again resumes it', flush=True)
         import jax
 
         jax.config.update('jax_numpy_rank_promotion', 'raise')
         if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
             jax.config.update('jax_compilation_cache_dir', str(Path('~/.cache/spot_jax').expanduser()))
-        from spot_jax import hosts, training
+        from spot_jax import footprint, hosts, training
 
-        if options.distributed is None:
-            return training.run(config, workdir)
-        return hosts.run(config, workdir, *hosts.connect(options.distributed))
+        place = None if options.distributed is None else hosts.connect(options.distributed)
+        footprint.check(config)
+        print(f'the run is in {workdir}: the same command again resumes it', flush=True)
+        try:
+            return training.run(config, workdir) if place is None else hosts.run(config, workdir, *place)
+        except jax.errors.JaxRuntimeError as error:
+            if 'RESOURCE_EXHAUSTED' not in str(error):
+                raise
+            raise InputError(f'out of memory ({one_line(str(error), 200)}): {footprint.ADVICE}') from error
 
     return exit_status(body)
 

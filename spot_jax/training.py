@@ -21,7 +21,7 @@ from flax import serialization
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from spot_jax import checkpoint, environments, population, restore, results, sharding
+from spot_jax import checkpoint, environments, footprint, population, restore, results, sharding
 from spot_jax.build import build_spec, normalize
 from spot_jax.config import members, validate
 from spot_jax.datasets import Dataset, Selection, held_id, load
@@ -52,6 +52,7 @@ class Run:
         self.dataset_id, self.sha256, self.environment = dataset.dataset_id, dataset.sha256, dataset.environment
         self.reference, self.size = dataset.reference, (dataset.episodes, len(dataset.transitions))
         self.make_env = self._checked_environment(dataset)
+        footprint.check(config, (dataset.observation_dim, dataset.action_dim), len(dataset.transitions))
         self.spec = build_spec(config, dataset.observation_dim, dataset.action_dim)
         self.population = members(config)
         self.seeds = jnp.array([seed for seed, _ in self.population.cvaes()], jnp.uint32)
@@ -274,6 +275,7 @@ def run(config: ConfigDict, workdir: str | Path, dataset: Any = None) -> int:
         config = copy.deepcopy(config)
         config.dataset_id = held_id(dataset)
     validate(config)
+    footprint.check(config)
     job = Run(config, Path(workdir), dataset)
     with _handled(job.handle_signal):
         return job.go()

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from spot_jax import __main__ as commands
@@ -60,6 +61,18 @@ def test_the_first_line_names_the_workdir(monkeypatch, capsys, tmp_path):
         'from spot_jax.config import default_config\ndef get_config():\n  return default_config()\n'
     )
     assert 'config.dataset_id=None' in refused(capsys, '--config=experiments/antmaze.py')
+
+
+def test_running_out_of_memory_is_one_line(monkeypatch, capsys):
+    def run(config, workdir):
+        raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of\nmemory')
+
+    monkeypatch.setattr(training, 'run', run)
+    assert cli(['main', f'--config={ANTMAZE}']) == 2
+    err = capsys.readouterr().err
+    assert err.startswith('error: out of memory (')
+    assert 'lower config.batch_size' in err
+    assert err.count('\n') == 1
 
 
 def test_values_of_every_kind():

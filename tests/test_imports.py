@@ -5,7 +5,7 @@ from pathlib import Path
 
 ORDER = [
     'errors types sharding workers answers',
-    'arguments',
+    'arguments memory',
     'networks train_state tasks checkpoint metrics specs env_pool',
     'density environments workdir',
     'regularizers evaluation policy pictures',
@@ -13,7 +13,7 @@ ORDER = [
     'datasets',
     'td3 fields',
     'population config',
-    'config_files effects',
+    'config_files effects footprint',
     'results restore online scoring build',
     'ring_files curves',
     'finetuning evaluations',

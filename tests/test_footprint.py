@@ -1,0 +1,71 @@
+"""Runs that cannot fit in memory are refused before anything starts; the estimate never exceeds what XLA takes."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from tiny import tiny
+
+from spot_jax import footprint, memory, training
+from spot_jax.benchmark.phases import prepare
+from spot_jax.build import build_spec
+from spot_jax.config import validate
+from spot_jax.errors import InputError
+from spot_jax.memory import GIB, Part
+
+SIZES = (4, 2)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'words'),
+    [
+        ({'regularizer.num_samples': 10**8}, 'config.batch_size or config.regularizer.num_samples'),
+        ({'batch_size': 10**8, 'regularizer.name': 'none'}, 'config.batch_size$'),
+        ({'actor.hidden_dims': (10**7, 10**7)}, 'hidden_dims of config.actor and config.critic'),
+        ({'critic.hidden_dims': (2**31 - 1,)}, 'hidden_dims of config.actor and config.critic'),
+        ({'cvae.hidden_dims': (10**6,) * 2}, 'config.cvae.hidden_dims'),
+        ({'cvae.latent_dim': 2**31 - 1}, 'config.cvae.hidden_dims'),
+        ({'seeds': tuple(range(1000)), 'grid.tau': tuple(i / 999 for i in range(1000))}, 'number of seeds and grid'),
+        ({'online.steps': 999_999_998, 'seeds': tuple(range(50))}, 'config.online.capacity'),
+        ({'online.steps': 2, 'online.capacity': 999_999_999, 'seeds': tuple(range(50))}, 'config.online.capacity'),
+    ],
+)
+def test_what_cannot_fit_is_refused_before_anything_starts(changes, words, monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, 'host_memory', lambda: 100 * GIB)
+    config = tiny(**changes)
+    validate(config)
+    with pytest.raises(InputError, match=f'this takes at least .* GiB .*; this machine has 100 GiB: lower .*{words}'):
+        training.run(config, tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+
+
+def test_what_fits_is_not_refused(monkeypatch):
+    monkeypatch.setattr(memory, 'host_memory', lambda: 8 * GIB)
+    footprint.check(tiny(), SIZES, 1000)
+    # The paper's settings, 16 members online: 5.5 GiB were measured.
+    paper = {'cvae.hidden_dims': (750, 750), 'batch_size': 256, 'seeds': tuple(range(16)), 'online.steps': 1_000_000}
+    footprint.check(tiny(**paper), (29, 8), 1_000_000)
+    with pytest.raises(InputError, match="the members' new transitions"):
+        footprint.check(tiny(**paper | {'seeds': tuple(range(64))}), (29, 8), 1_000_000)
+    footprint.check(tiny(**paper | {'seeds': tuple(range(64)), 'part': (0, 4)}), (29, 8), 1_000_000)
+    # The dataset itself counts, too.
+    with pytest.raises(InputError, match='the dataset'):
+        footprint.check(tiny(), (29, 8), 100_000_000)
+
+
+def test_the_estimate_is_a_lower_bound():
+    config, rows = tiny(**{'regularizer.num_samples': 64, 'cvae.hidden_dims': (300,), 'batch_size': 128}), 1000
+    run, arguments = prepare(config, build_spec(config, *SIZES), 'policy', 2)
+    dataset = jax.ShapeDtypeStruct((rows, 2 * SIZES[0] + SIZES[1] + 2), jnp.float32)
+    used = run.lower(*jax.eval_shape(arguments), dataset).compile().memory_analysis()
+    taken = used.argument_size_in_bytes + used.temp_size_in_bytes
+    estimate = sum(part.size for part in footprint.phases(config, SIZES, rows, at_once=2)['offline'])
+    assert taken / 8 < estimate <= taken
+
+
+def test_the_message_names_the_largest_part():
+    parts = [Part('a', GIB, 'x'), Part('b', 3 * GIB, 'y')]
+    memory.require_room(parts, 4 * GIB, 'it')
+    message = r'^this takes at least 4 GiB of memory, 3 of them for b; it has 3.5 GiB: lower y$'
+    with pytest.raises(InputError, match=message):
+        memory.require_room(parts, 7 * GIB // 2, 'it')
+    assert 0 < memory.host_memory() < 2**50

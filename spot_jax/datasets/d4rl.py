@@ -36,6 +36,7 @@ from spot_jax.datasets.d4rl_file import (
 )
 from spot_jax.datasets.hdf5 import open_own, write_episodes
 from spot_jax.datasets.store import new_dataset
+from spot_jax.env_pool import TIMEOUT, bounded
 from spot_jax.errors import InputError, first_line
 from spot_jax.tasks import TASKS, family
 
@@ -99,8 +100,9 @@ def _check_environment(spec: EnvSpec, arrays: Arrays) -> tuple[Box, str]:
     rows = np.zeros((len(sample), 2 * o + a + 2), np.float32)
     rows[:, :o] = sample  # the only columns that are looked at
     task = TASKS[MAZE_TASKS.get(family(spec.id), 'locomotion')]
-    try:
-        spec.to_json()  # how it is recorded
+
+    def compare() -> None:
+        nonlocal space
         with contextlib.closing(environments.make(spec, task, trusted=True)) as env:
             theirs = env.action_space
             if not isinstance(theirs, Box) or len(env.observation_space.shape or ()) != 1:
@@ -108,6 +110,10 @@ def _check_environment(spec: EnvSpec, arrays: Arrays) -> tuple[Box, str]:
             if theirs.shape == space.shape and theirs.is_bounded():
                 space = theirs
             environments.check(env, rows, space.low, space.high)
+
+    try:
+        spec.to_json()  # how it is recorded
+        bounded(compare, TIMEOUT)
     except Exception as error:  # environments raise many kinds
         return space, first_line(error)
     return space, ''

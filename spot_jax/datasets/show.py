@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from spot_jax.checkpoint import write_atomically
 from spot_jax.datasets.listing import printable
 from spot_jax.datasets.load import evaluation_spec, open_minari
-from spot_jax.environments import make
+from spot_jax.env_pool import TIMEOUT, bounded
+from spot_jax.environments import maker
 from spot_jax.errors import InputError, first_line
 from spot_jax.pictures import COLORS, Rollouts, draw_rollouts, plain, png
 from spot_jax.tasks import TASKS, goal_reached
@@ -78,11 +79,14 @@ def _maze_of(data: Any) -> Any:
     spec = evaluation_spec(data)
     if spec is None or 'Maze' not in spec.id:
         return None
-    env = make(spec, TASKS['antmaze' if 'Ant' in spec.id else 'pointmaze'])
-    env.reset(seed=0)
-    found = (env.unwrapped.maze, env.unwrapped.goal.copy()) if hasattr(env.unwrapped, 'maze') else None
-    env.close()
-    return found
+    make_env = maker(spec, TASKS['antmaze' if 'Ant' in spec.id else 'pointmaze'])
+
+    def found() -> Any:
+        with contextlib.closing(make_env()) as env:
+            env.reset(seed=0)
+            return (env.unwrapped.maze, env.unwrapped.goal.copy()) if hasattr(env.unwrapped, 'maze') else None
+
+    return bounded(found, TIMEOUT)
 
 
 def _path(observations: Any) -> np.ndarray | None:

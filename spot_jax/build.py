@@ -5,9 +5,9 @@ from ml_collections import ConfigDict
 
 from spot_jax.datasets import Dataset
 from spot_jax.networks import CVAE, Actor, DoubleCritic
-from spot_jax.policy import Scaling
 from spot_jax.population import Spec
 from spot_jax.regularizers import REGULARIZERS
+from spot_jax.scaling import Scaling
 from spot_jax.td3 import TD3
 
 

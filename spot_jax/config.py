@@ -153,7 +153,8 @@ def check_names(config: Mapping[str, Any]) -> None:
     found = paths(config)
     for path in found:
         require(not is_group(path), f'config.{path}: must be a group of fields')
-        require(path in FIELDS, f'config.{path}: there is no such field{similar(path)}')
+        if path not in FIELDS:
+            raise InputError(f'config.{path}: there is no such field{similar(path)}')
     for path in FIELDS:
         require(path in found, f'config.{path} is missing: make the config by spot_jax.config.default_config()')
 

@@ -19,11 +19,13 @@ from spot_jax import online, results, sharding
 from spot_jax.config import Population
 from spot_jax.env_pool import TIMEOUT, EnvPool, MakeEnv, Steps, StoppedError, WorkerRestartedError
 from spot_jax.errors import InputError
-from spot_jax.policy import Scaling, snapshot
+from spot_jax.policy import snapshot
 from spot_jax.population import PhaseState
 from spot_jax.ring_files import RingFiles
+from spot_jax.scaling import Scaling
 from spot_jax.tasks import Task
 from spot_jax.train_state import init_adam
+from spot_jax.workdir import without_broken
 
 PATIENCE = 1000  # environment steps: an environment that fails twice within so many ends the run
 GRACE = 10.0  # seconds that environments may still take when the run is to stop
@@ -140,7 +142,7 @@ def fine_tune(run: Any, state: PhaseState, make_env: MakeEnv) -> PhaseState:
     config, population, freq = run.config, run.population, run.spec.td3.policy_freq
     options, steps, shape = options_of(config), config.online.steps, run.population.shape
     evaluations, row_size = run.evaluations, run.rows.shape[1]
-    files = RingFiles(run.workdir / 'ring', run.saved.get('ring_segments'))
+    files = RingFiles(run.workdir / 'ring', run.saved.get('ring_segments'), run.saved.get('ring_sha256'))
     mesh = sharding.grid_mesh(shape, jax.local_devices())
     hypers = run.hypers
     if config.online.discount is not None:
@@ -184,15 +186,18 @@ def fine_tune(run: Any, state: PhaseState, make_env: MakeEnv) -> PhaseState:
                 evaluations.log(results.training_rows(population, 'online', state, mean))
                 total, blocks = None, 0
             evaluations.collect()
-            done = step >= steps or (not owed and not np.asarray(state.alive).any())
             stop = run.stopping() and total is None and not owed
+            if stop or step == steps or due(save):
+                state = without_broken(state)
+            done = step >= steps or (not owed and not np.asarray(state.alive).any())
             asked = evaluations.enabled and evaluations.at != step and (step == 0 or done or due(evaluate))
             if asked and done and not stop:
                 evaluations.launch('online', state, step, run.stopping)
             if stop or done or (step > 0 and due(save)):
                 evaluations.finish(step, run.stopping)
                 if saved_at != (step, evaluations.at):
-                    run.save('online', state, ring_segments=files.save(ring))
+                    files.save(ring)
+                    run.save('online', state, **files.arrays())
                     saved_at = (step, evaluations.at)
             if stop or done:
                 if collector is not None:

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import os
 import re
 import sys
 from pathlib import Path
@@ -123,11 +122,11 @@ def cli(argv: list[str]) -> int:
         import jax
 
         jax.config.update('jax_numpy_rank_promotion', 'raise')
-        if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-            jax.config.update('jax_compilation_cache_dir', str(Path('~/.cache/spot_jax').expanduser()))
-        from spot_jax import footprint, hosts, training
+        from spot_jax import backend, footprint, hosts, training
 
+        backend.keep_compiled()
         place = None if options.distributed is None else hosts.connect(options.distributed)
+        backend.require_device()
         footprint.check(config)
         print(f'the run is in {workdir}: the same command again resumes it', flush=True)
         try:

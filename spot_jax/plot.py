@@ -3,9 +3,7 @@
 `learning_curves.png` has a metric against gradient steps, `rollouts.png` episodes of a trained policy in its maze.
 """
 
-import csv
-import io
-import json
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -14,17 +12,18 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from ml_collections import ConfigDict
 
-from spot_jax import environments, evaluation, policy
+from spot_jax import environments, evaluation, metrics, policy
 from spot_jax.arguments import MAX_EPISODES, Parser, whole
-from spot_jax.checkpoint import write_atomically
+from spot_jax.checkpoint import DamagedError, read_file, write_atomically
 from spot_jax.config import Member, members
 from spot_jax.curves import Curve, choose_metric, draw_curves, learning_curves, setting_labels
 from spot_jax.datasets.load import evaluation_spec, open_minari
 from spot_jax.errors import InputError
+from spot_jax.folder import read_json
 from spot_jax.pictures import Rollouts, draw_rollouts, png
 from spot_jax.tasks import Reference, Task, task_of
+from spot_jax.workdir import read_config
 
 EVALUATION_SEED = 20_000  # of the first episode, as `python -m spot_jax.evaluate` has it
 
@@ -44,27 +43,21 @@ class RunFolder(NamedTuple):
 def _reference(workdir: Path) -> str:
     """The reference returns of a run that has ended, in words; '' if there are none."""
     try:
-        return str(Reference(**json.loads((workdir / 'results.json').read_text())['reference_returns']))
-    except (OSError, ValueError, LookupError, TypeError):  # not there, of an older version, without any
+        return str(Reference(**read_json(workdir / 'results.json')['reference_returns']))
+    except (InputError, ValueError, LookupError, TypeError):  # not there, of an older version, without any
         return ''
 
 
 def read_run(workdir: Path, name: str) -> RunFolder:
     """A run's config and metrics so far; raises InputError if there are none or they make no sense."""
-    path = workdir / 'config.json'
-    if not path.exists():
-        raise InputError(f'{workdir} is no run: it has no config.json')
+    config, path = read_config(workdir), workdir / 'metrics.csv'
     try:
-        config = json.loads(path.read_text())
-        facts = config['dataset_id'], task_of(config), _reference(workdir), members(ConfigDict(config)).members
-        path = workdir / 'metrics.csv'
-        text = path.read_text() if path.exists() else ''
-    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
-        raise InputError(f'cannot read {path}: {" ".join(str(error).split())}') from error
-    whole_lines = text[: text.rfind('\n') + 1]  # a run that is training may be writing the last one just now
-    rows = list(csv.DictReader(io.StringIO(whole_lines)))
+        rows = metrics.parse(read_file(path).decode()) if os.path.lexists(path) else []
+    except (DamagedError, ValueError) as error:
+        raise InputError(f'{path} is damaged: {error}') from error
     if not rows:
         raise InputError(f'{workdir} has no metrics yet: let it go on training')
+    facts = config.dataset_id, task_of(config), _reference(workdir), members(config).members
     return RunFolder(workdir, name, *facts, rows)
 
 

@@ -6,33 +6,16 @@ actions = policy(observations)
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from spot_jax.errors import InputError
 from spot_jax.networks import Actor
+from spot_jax.scaling import Scaling
 from spot_jax.types import Params
 from spot_jax.workdir import read_run
-
-
-class Scaling(NamedTuple):
-    """How raw observations become the network's, and its actions the environment's."""
-
-    mean: np.ndarray  # [O]
-    std: np.ndarray  # [O], with the 1e-3 already added
-    action_low: np.ndarray  # [A]
-    action_high: np.ndarray  # [A]
-
-    def normalized(self, observations: np.ndarray) -> np.ndarray:
-        """Raw observations `[..., O]` as the networks see them."""
-        return ((observations - self.mean) / self.std).astype(np.float32)
-
-    def bounded(self, unit: np.ndarray) -> np.ndarray:
-        """Actions `[..., A]` in [-1, 1] as the environment takes them, also after rounding within its bounds."""
-        actions = self.action_low + (unit + 1) / 2 * (self.action_high - self.action_low)
-        return np.clip(actions, self.action_low, self.action_high)
 
 
 def snapshot(params: Params) -> Params:

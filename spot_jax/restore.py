@@ -43,7 +43,16 @@ def restored_cvaes(config: ConfigDict, population: Population, sha256: str) -> P
     if missing or not state['density_params']:
         raise InputError(f'config.cvae.restore={config.cvae.restore} has no CVAE of {"; ".join(missing) or "any seed"}')
     chosen = np.array([have.index(pair) for pair in population.cvaes()])
+    alive = cvae_alive(state)[chosen]
+    sick = [f'seed {seed}, beta {beta:g}' for (seed, beta), a in zip(population.cvaes(), alive, strict=True) if not a]
+    if sick:
+        raise InputError(f'config.cvae.restore={config.cvae.restore}: its CVAE of {"; ".join(sick)} has diverged')
     return jax.tree.map(lambda x: jnp.asarray(x[chosen]), state['density_params'])
+
+
+def cvae_alive(state: dict[str, Any]) -> np.ndarray:
+    """Which of a checkpoint's CVAEs [C] have not diverged; older versions did not tell."""
+    return state.get('cvae_alive', np.ones(len(state['alive']), bool))
 
 
 def take_over_population(config: ConfigDict) -> None:
@@ -56,11 +65,11 @@ def take_over_population(config: ConfigDict) -> None:
 
 def restored_policies(
     config: ConfigDict, sha256: str, fresh: PhaseState, uses_density: bool
-) -> tuple[PhaseState, Params]:
-    """The networks, optimisers and counters [C, P] of `online.restore`, and its CVAEs [C]: of this run's members.
+) -> tuple[PhaseState, Params, np.ndarray]:
+    """The networks, optimisers and counters [C, P] of `online.restore`, its CVAEs [C] and which of these are alive.
 
-    `fresh` says what the networks look like. Raises InputError if they do not fit, or if a member or a needed CVAE is
-    missing.
+    All are of this run's members; `fresh` says what the networks look like. Raises InputError if they do not fit, or if
+    a member or a needed CVAE is missing.
     """
     fields = POLICY_FIELDS + (CVAE_FIELDS if uses_density else ())
     theirs, state = _read('online.restore', config, sha256, fields)
@@ -78,4 +87,5 @@ def restored_policies(
         for name in ('learner', 'alive', 'gradient_steps')
     }
     cvaes = np.array([have.cvaes().index(pair) for pair in ours.cvaes()])
-    return fresh.replace(**taken), jax.tree.map(lambda x: jnp.asarray(x[cvaes]), state['density_params'])
+    density = jax.tree.map(lambda x: jnp.asarray(x[cvaes]), state['density_params'])
+    return fresh.replace(**taken), density, cvae_alive(state)[cvaes]

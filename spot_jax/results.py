@@ -89,9 +89,17 @@ def evaluation_line(phase: str, step: int, episodes: Episodes) -> str:
 
 
 def results(
-    population: Population, state: PhaseState, episodes: Episodes | None, reference: Reference | None
+    population: Population,
+    state: PhaseState,
+    cvae_alive: np.ndarray | None,
+    episodes: Episodes | None,
+    reference: Reference | None,
 ) -> dict[str, Any]:
-    """The members' part of `results.json`, and the versions of the libraries."""
+    """The members' part of `results.json`, and the versions of the libraries.
+
+    `cvae_alive` [C] tells which CVAEs have not diverged; None: there are none.
+    """
+    cvaes = None if cvae_alive is None else population.per_member(cvae_alive)
     alive, steps = population.per_member(state.alive), population.per_member(state.gradient_steps)
     return {
         'members': [
@@ -99,6 +107,7 @@ def results(
                 'seed': m.seed,
                 'hyperparameters': m.hyperparameters,
                 'status': 'completed' if alive[i] else 'diverged',
+                'cvae': None if cvaes is None else 'completed' if cvaes[i] else 'diverged',
                 'gradient_steps': int(steps[i]),
                 'evaluation': summary(episodes, i, reference),
             }

@@ -17,7 +17,8 @@ from spot_jax.datasets.checks import unit_actions
 from spot_jax.density import ESTIMATORS
 from spot_jax.errors import InputError
 from spot_jax.networks import CVAE
-from spot_jax.policy import Scaling
+from spot_jax.restore import cvae_alive
+from spot_jax.scaling import Scaling
 from spot_jax.workdir import read_run
 
 LogProb = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -40,6 +41,8 @@ def load(
     population = members(config)
     if not 0 <= member < len(population.members):
         raise InputError(f'no member {member}: the run has members 0 to {len(population.members) - 1}')
+    if not cvae_alive(state)[member // population.shape[1]]:
+        raise InputError(f'the CVAE of member {member} of the run in {workdir} has diverged')
     beta = jnp.float32(population.members[member].hyperparameters['beta'])
     params = jax.tree.map(lambda x: x[member // population.shape[1]], state['density_params'])
     scaling = Scaling(**state['scaling'])

@@ -21,7 +21,8 @@ from flax import serialization
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from spot_jax import checkpoint, environments, footprint, population, restore, results, sharding
+from spot_jax import checkpoint, environments, folder, footprint, population, restore, results, sharding
+from spot_jax.backend import require_device
 from spot_jax.build import build_spec, normalize
 from spot_jax.config import members, validate
 from spot_jax.datasets import Dataset, Selection, held_id, load
@@ -33,11 +34,10 @@ from spot_jax.metrics import MetricWriter
 from spot_jax.population import PhaseState
 from spot_jax.tasks import task_of
 from spot_jax.types import Params
-from spot_jax.workdir import open_workdir
+from spot_jax.workdir import PHASE_NUMBERS, PHASES, open_workdir, without_broken
 from spot_jax.workers import STOPS, refuse_a_rerun
 
 ALL_DIVERGED = 3
-PHASES = ('cvae', 'offline', 'online')
 
 
 class Run:
@@ -58,18 +58,17 @@ class Run:
         self.seeds = jnp.array([seed for seed, _ in self.population.cvaes()], jnp.uint32)
         self.hypers = self.population.hyperparameters()
         self.density_params: Params = None
+        self.cvae_alive = np.ones(self.population.shape[0], bool)  # [C], which CVAEs have not diverged
         if config.cvae.restore and self.spec.td3.regularizer.uses_density:
             self.density_params = restore.restored_cvaes(config, self.population, self.sha256)
         self.fresh = population.init_policies(self.seeds, self.population.shape[1], self.spec)
         if config.online.steps and config.online.restore:
-            self.fresh, self.density_params = restore.restored_policies(
+            self.fresh, self.density_params, self.cvae_alive = restore.restored_policies(
                 config, self.sha256, self.fresh, self.spec.td3.regularizer.uses_density
             )
-        self.saved = open_workdir(config, workdir) or {}
-        if self.saved and self.saved['sha256'] != self.sha256:
-            raise InputError(
-                f'{config.dataset_id} has changed since the run in {workdir} began: choose another --workdir'
-            )
+        sizes = dataset.observation_dim, dataset.action_dim
+        self.saved = open_workdir(config, workdir, sizes, self.sha256) or {}
+        self.cvae_alive = self.saved.get('cvae_alive', self.cvae_alive)
         self.scaling = normalize(dataset, config.normalize_observations)
         self.rows = sharding.replicate(dataset.transitions, jax.local_devices())
         self.wall_clock: dict[str, float] = self.saved.get('wall_clock', {})
@@ -124,13 +123,14 @@ class Run:
             'block': state.block,
             'density_params': self.density_params or {},
             'scaling': self.scaling._asdict(),
+            'cvae_alive': self.cvae_alive,
             'sha256': self.sha256,
-            'metrics_position': self.writer.position,
+            **self.writer.sync(),
             'wall_clock': self.timings(),
             **self.evaluations.arrays(),
             **more,
         }
-        number = int(state.block) + PHASES.index(phase) * 10**9
+        number = int(state.block) + PHASES.index(phase) * PHASE_NUMBERS
         checkpoint.save(self.workdir / 'checkpoints', number, jax.device_get(tree), self.config.checkpoint.keep)
 
     def restored(self, phase: str, fresh: PhaseState) -> PhaseState:
@@ -160,13 +160,15 @@ class Run:
         pending: list[Any] = []  # metrics of chunks that are not logged yet
         with tqdm(total=steps, initial=step, desc=phase, unit=' updates', disable=not sys.stdout.isatty()) as bar:
             while True:
+                stop = self.stopping() and not pending
+                if stop or step >= steps or due(options.checkpoint.interval, step):
+                    state = without_broken(state)
                 alive = self.population.per_member(state.alive)
                 for member in np.flatnonzero(was_alive & ~alive):
                     bar.write(f'{phase} {step}: member {member} has diverged and is frozen', file=sys.stdout)
                 was_alive = alive
                 evaluations.collect()
                 done = step >= steps or not alive.any()
-                stop = self.stopping() and not pending
                 evaluate = evaluates and evaluations.at != step and (done or due(options.evaluation.interval, step))
                 if evaluate and done and not stop:
                     evaluations.launch(phase, state, step, self.stopping)
@@ -202,7 +204,9 @@ class Run:
             state = self.train('cvae', population.cvae_phase, state, config.cvae.steps, 1)
             if self.stopping():
                 return state
-            self.density_params = state.learner.params
+            self.density_params, self.cvae_alive = state.learner.params, np.asarray(state.alive)
+            # A policy whose CVAE has diverged would learn from nothing that means anything: it has diverged with it.
+            self.fresh = self.fresh.replace(alive=self.fresh.alive & self.cvae_alive[:, None])
         if saved_phase == 'online':
             return self.restored('online', self.fresh)
         state = self.restored('offline', self.fresh)
@@ -225,6 +229,7 @@ class Run:
                 raise failure
             if self.stop_signal:
                 return 128 + self.stop_signal
+        cvae_alive = self.cvae_alive if self.spec.td3.regularizer.uses_density else None
         report = {
             'dataset_id': self.dataset_id,
             'dataset_sha256': self.sha256,
@@ -234,7 +239,7 @@ class Run:
             'reference_returns': self.reference._asdict() if self.reference else None,
             'algorithm': results.ALGORITHMS[self.config.regularizer.name],
             'wall_clock_s': self.timings(),
-            **results.results(self.population, state, self.evaluations.episodes, self.reference),
+            **results.results(self.population, state, cvae_alive, self.evaluations.episodes, self.reference),
         }
         if self.config.online.steps:
             results.add_online(report, self.evaluations.before, self.evaluations.online_successes, self.reference)
@@ -275,7 +280,9 @@ def run(config: ConfigDict, workdir: str | Path, dataset: Any = None) -> int:
         config = copy.deepcopy(config)
         config.dataset_id = held_id(dataset)
     validate(config)
+    require_device()
     footprint.check(config)
-    job = Run(config, Path(workdir), dataset)
-    with _handled(job.handle_signal):
-        return job.go()
+    with folder.held(Path(workdir)):
+        job = Run(config, Path(workdir), dataset)
+        with _handled(job.handle_signal):
+            return job.go()

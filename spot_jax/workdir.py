@@ -1,78 +1,246 @@
-"""A run's folder: its config and checkpoints, opened to resume it or to use what it learned."""
+"""A run's folder, opened to resume it or to use what it learned: its config and all of its checkpoint are checked."""
 
 import json
 import os
-import sys
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+from flax import serialization
 from ml_collections import ConfigDict
 
-from spot_jax import checkpoint
+from spot_jax import checkpoint, folder, population
+from spot_jax.backend import require_device
+from spot_jax.build import build_spec
+from spot_jax.checkpoint import DamagedError, compare
+from spot_jax.config import default_config, members, validate
 from spot_jax.errors import InputError
+from spot_jax.population import PhaseState
+from spot_jax.ring_files import RingFiles
+
+PHASES = ('cvae', 'offline', 'online')
+PHASE_NUMBERS = 10**9  # a checkpoint's number is its block, and so much for each phase before its own
+EPISODES = ('returns', 'lengths', 'successes')
 
 
-def open_workdir(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
-    """Makes a run's folder, or returns the checkpoint to resume from; more offline or online steps make a run longer.
+def open_workdir(config: ConfigDict, workdir: Path, sizes: tuple[int, int], sha256: str) -> dict[str, Any] | None:
+    """Begins a run in a folder, or returns the checkpoint to resume from; more steps of a phase make a run longer.
 
-    Raises InputError if it is another run's, cannot be written, or has no whole checkpoint among several.
+    `sizes` are the dataset's of observations and actions, `sha256` its checksum. Raises InputError, with nothing
+    changed, if the folder is another run's, learned from other data, or is damaged.
     """
-    text = json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True) + '\n'
-    path = workdir / 'config.json'
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not os.access(workdir, os.W_OK):
-            raise PermissionError(13, 'Permission denied')
-        if not path.exists():
-            checkpoint.write_atomically(path, text.encode())
-            return None
-    except OSError as error:
-        raise InputError(f'cannot write in --workdir={workdir}: {error.strerror}') from error
-    theirs, ours = _read_config(path), json.loads(text)
-    if theirs != ours and not _is_longer(theirs, ours):
-        names = [k for k in sorted(ours.keys() | theirs.keys()) if theirs.get(k) != ours.get(k)]
-        raise InputError(
-            f'{workdir} holds a run of another config (differs in {", ".join(names)}): choose another --workdir'
-        )
-    state = _restore(workdir)
-    if theirs.get('offline') != ours.get('offline') and state is not None and state['phase'] == 'online':
-        raise InputError(f'the run in {workdir} is past its offline phase: choose another --workdir')
+    if not os.path.lexists(workdir / 'config.json'):
+        folder.begin(config, workdir)
+        return None
+    stored = read_config(workdir)
+    theirs, ours = (json.loads(c.to_json()) for c in (stored, config))
+    if not _is_longer(theirs, ours):
+        folder.refuse_another(theirs, ours, workdir)
+    state = folder.resume(workdir, partial(check, stored, workdir))
+    if state is not None:
+        if state['sha256'] != sha256 or sizes != _sizes(state):
+            raise InputError(
+                f'{config.dataset_id} has changed since the run in {workdir} began: choose another --workdir'
+            )
+        if theirs['offline'] != ours['offline'] and state['phase'] == 'online':
+            raise InputError(f'the run in {workdir} is past its offline phase: choose another --workdir')
+    folder.tidy(workdir)
     if theirs != ours:
-        checkpoint.write_atomically(path, text.encode())
+        folder.write_config(config, workdir)
     return state
 
 
 def _is_longer(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
     """Whether our config differs from theirs in more steps of a phase alone."""
-    steps = lambda config, phase: config.get(phase, {}).get('steps', 0)
-    longer = [phase for phase in ('offline', 'online') if steps(theirs, phase) < steps(ours, phase)]
-    with_more = {phase: {**theirs.get(phase, {}), 'steps': steps(ours, phase)} for phase in longer}
-    return {**theirs, **with_more} == ours
+    longer = [phase for phase in ('offline', 'online') if theirs[phase]['steps'] < ours[phase]['steps']]
+    return {**theirs, **{phase: {**theirs[phase], 'steps': ours[phase]['steps']} for phase in longer}} == ours
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """A run's config; fields that came after the run's version have their defaults. Raises InputError."""
+    path = workdir / 'config.json'
+    if not os.path.lexists(path):
+        raise InputError(f'{workdir} is no run: it has no config.json')
+    config = default_config()
+    found = folder.read_json(path)
+    try:
+        _fill(config, found, 'config')
+        validate(config)
+        members(config)
+    except InputError as error:
+        raise InputError(f'{path}: {error}') from error
+    return config
+
+
+def _fill(config: ConfigDict, found: dict[str, Any], where: str) -> None:
+    """Puts the values that were `found` into a config; raises InputError at one that does not belong."""
+    for name, value in found.items():
+        if name not in config:
+            raise InputError(f'{where}.{name} is unknown here: it is of a newer version, or of another program')
+        if isinstance(config[name], ConfigDict) and isinstance(value, dict):
+            _fill(config[name], value, f'{where}.{name}')
+            continue
+        try:
+            if isinstance(value, bool) != isinstance(config[name], bool) or isinstance(value, dict):
+                raise TypeError  # ConfigDict takes a bool for a number
+            config[name] = value
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(
+                f'{where}.{name}={_shown(value)}: expected a value such as {_shown(config[name])}'
+            ) from error
+
+
+def _shown(value: Any) -> str:
+    return repr(value.to_dict() if isinstance(value, ConfigDict) else value)[:80]
 
 
 def read_run(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The config and newest checkpoint of a run that has come to its policies, as nested dicts.
 
-    Raises InputError if there are none.
+    Raises InputError if there are none, or if they are damaged.
     """
-    path = workdir / 'config.json'
-    if not path.exists():
-        raise InputError(f'{workdir} is no run: it has no config.json')
-    state = _restore(workdir)
+    require_device()
+    config = read_config(workdir)
+    state = folder.restore(workdir, partial(check, config, workdir))
     if state is None or state['phase'] == 'cvae':
         raise InputError(f'the run in {workdir} has no trained policy yet: let it go on training')
-    return _read_config(path), state
+    return json.loads(config.to_json()), state
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f'{path} is damaged ({error}): choose another folder') from error
+def without_broken(state: PhaseState) -> PhaseState:
+    """The state with those members diverged whose last update made numbers that are not finite: no loss told of it yet.
+
+    It is how a checkpoint has it: what `check` demands of members that have not diverged.
+    """
+    broken = np.asarray(state.alive) & ~checkpoint.finite_members(jax.device_get(state.learner), state.alive.shape)
+    if not broken.any():
+        return state
+    return state.replace(alive=jax.device_put(np.asarray(state.alive) & ~broken, state.alive.sharding))
 
 
-def _restore(workdir: Path) -> dict[str, Any] | None:
-    state, damaged = checkpoint.restore(workdir / 'checkpoints')
-    for name in damaged:
-        print(f'checkpoint {name} is damaged: going on from the one before it', file=sys.stderr)
-    return state
+def _sizes(state: dict[str, Any]) -> tuple[int, int]:
+    """Of observations and actions."""
+    return len(state['scaling']['mean']), len(state['scaling']['action_low'])
+
+
+@lru_cache(maxsize=8)
+def _shapes(text: str, sizes: tuple[int, int]) -> dict[str, Any]:
+    """The learners of a run's phases, nested dicts of shapes and dtypes, from its config (JSON) and its data's sizes.
+
+    Cached, as tracing the networks takes a tenth of a second.
+    """
+    config = default_config()
+    _fill(config, json.loads(text), 'config')
+    spec, shape = build_spec(config, *sizes), members(config).shape
+    seeds = jax.ShapeDtypeStruct(shape[:1], np.uint32)
+    cvaes = jax.eval_shape(partial(population.init_cvaes, spec=spec), seeds)
+    policies = jax.eval_shape(partial(population.init_policies, num_settings=shape[1], spec=spec), seeds)
+    return {name: serialization.to_state_dict(x.learner) for name, x in (('cvae', cvaes), ('policies', policies))}
+
+
+def _is(found: Any, dtype: Any, shape: tuple[int, ...], where: str) -> None:
+    compare(found, jax.ShapeDtypeStruct(shape, dtype), where)
+
+
+def _require(condition: Any, message: str) -> None:
+    if not condition:
+        raise DamagedError(message)
+
+
+def check(config: ConfigDict, workdir: Path, number: int, state: dict[str, Any]) -> None:
+    """Raises DamagedError unless `state` is what a run of this config can have saved as checkpoint `number`."""
+    fields = {'phase': str, 'sha256': str, 'metrics_position': int, 'evaluated_at': int}
+    others = {'learner', 'alive', 'gradient_steps', 'block', 'density_params', 'scaling', 'wall_clock'}
+    others |= {'episodes', 'before', 'online_successes'}
+    newer = {'metrics_sha256', 'cvae_alive', 'ring_sha256'}  # those of older versions have none
+    have = state.keys() - newer - {'ring_segments'}
+    _require(have == fields.keys() | others, 'it has other fields')
+    compare({name: state[name] for name in fields}, fields, 'it')
+    phase = state['phase']
+    _require(phase in PHASES, f'its phase is {phase!r:.40}')
+    _require(('ring_segments' in state) == (phase == 'online'), 'it has other fields')
+    observations, actions = _check_scaling(state['scaling'])
+    _check_learners(config, (observations, actions), state)
+    _check_counts(config, number, state)
+    _check_evaluations(config, state)
+    if phase == 'online':
+        shape = members(config).shape
+        files = RingFiles(workdir / 'ring', state['ring_segments'], state.get('ring_sha256'))
+        files.check(shape, 2 * observations + actions + 2, config.online.steps)
+
+
+def _check_scaling(scaling: Any) -> tuple[int, int]:
+    """The sizes of observations and actions."""
+    names = {'mean', 'std', 'action_low', 'action_high'}
+    _require(isinstance(scaling, dict) and scaling.keys() == names, 'its scaling has other fields')
+    for name, x in scaling.items():
+        fits = isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.kind == 'f' and x.size and np.isfinite(x).all()
+        _require(fits, f'its scaling.{name} is no vector of numbers')
+    mean, std, low, high = (scaling[name] for name in ('mean', 'std', 'action_low', 'action_high'))
+    _require(mean.shape == std.shape and (std > 0).all(), 'its scaling makes no sense')
+    _require(low.shape == high.shape and (low <= high).all(), 'its scaling makes no sense')
+    return len(mean), len(low)
+
+
+def _check_learners(config: ConfigDict, sizes: tuple[int, int], state: dict[str, Any]) -> None:
+    """The networks and optimisers, and which members are alive."""
+    shape = members(config).shape
+    expected = _shapes(config.to_json(), sizes)
+    is_cvae = state['phase'] == 'cvae'
+    axes = shape[:1] if is_cvae else shape
+    compare(state['learner'], expected['cvae' if is_cvae else 'policies'], 'its learner')
+    _is(state['alive'], np.bool_, axes, 'its alive')
+    finite = checkpoint.finite_members(state['learner'], axes)
+    _require((finite | ~state['alive']).all(), 'its learner is not finite')
+    density, cvae_alive = state['density_params'], state.get('cvae_alive', np.ones(shape[0], bool))
+    _is(cvae_alive, np.bool_, shape[:1], 'its cvae_alive')
+    if is_cvae:
+        _require(density == {}, "its density_params are another phase's")
+    elif build_spec(config, *sizes).td3.regularizer.uses_density:
+        compare(density, expected['cvae']['params'], 'its density_params')
+        finite = checkpoint.finite_members(density, shape[:1])
+        _require((finite | ~cvae_alive).all(), 'its density_params are not finite')
+    else:
+        _require(isinstance(density, dict), 'its density_params are no dict')
+
+
+def _check_counts(config: ConfigDict, number: int, state: dict[str, Any]) -> None:
+    """How far the run has come, and how long that took."""
+    phase, freq = state['phase'], config.policy_freq
+    _is(state['block'], np.int32, (), 'its block')
+    block = int(state['block'])
+    last = {
+        'cvae': config.cvae.steps,
+        'offline': config.offline.steps // freq,
+        'online': config.online.steps // freq * config.online.updates_per_step,
+    }[phase]
+    _require(0 <= block <= last, f'its block is {block}')
+    _require(number == block + PHASES.index(phase) * PHASE_NUMBERS, 'its name is of another')
+    steps = state['gradient_steps']
+    _is(steps, np.int32, state['alive'].shape, 'its gradient_steps')
+    _require((steps >= 0).all(), 'its gradient_steps are negative')
+    if phase != 'online':  # that one can begin with another run's
+        _require((steps <= block * (1 if phase == 'cvae' else freq)).all(), 'its gradient_steps are of another block')
+    clock = state['wall_clock']
+    _require(
+        isinstance(clock, dict) and all(type(s) is float and np.isfinite(s) for s in clock.values()),
+        'its wall_clock makes no sense',
+    )
+
+
+def _check_evaluations(config: ConfigDict, state: dict[str, Any]) -> None:
+    """What evaluations came to."""
+    size = len(members(config).members)
+    _require(-1 <= state['evaluated_at'] <= max(config.offline.steps, config.online.steps), 'its evaluated_at is wrong')
+    for name in ('episodes', 'before'):
+        episodes = state[name]
+        _require(isinstance(episodes, dict) and episodes.keys() <= set(EPISODES), f'its {name} have other fields')
+        if episodes:
+            _require(episodes.keys() >= set(EPISODES[:2]), f'its {name} have other fields')
+            for key, x in episodes.items():
+                _is(x, np.float64, (size, config.evaluation.episodes), f'its {name}.{key}')
+    found = state['online_successes']
+    fits = isinstance(found, np.ndarray) and found.dtype == np.float64 and found.shape[1:] in ((), (size,))
+    _require(fits and (found.ndim == 2 or found.size == 0), 'its online_successes make no sense')

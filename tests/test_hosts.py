@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tiny import tiny
 
+from spot_jax import hosts
 from spot_jax.config import members
 from spot_jax.errors import InputError
 
@@ -55,16 +56,16 @@ def command(workdir, *arguments):
     return [*main, *options, *arguments]
 
 
-def start(*arguments):
-    return subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+def start(*arguments, **options):
+    return subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, text=True, **options)
 
 
-def start_two(workdir):
+def start_two(workdir, **options):
     """Two hosts that find each other."""
     with socket.socket() as s:
         s.bind(('localhost', 0))
         address = f'localhost:{s.getsockname()[1]}'
-    return [start(workdir, f'--distributed={address},2,{host}') for host in (0, 1)]
+    return [start(workdir, f'--distributed={address},2,{host}', **options) for host in (0, 1)]
 
 
 def finish(processes):
@@ -113,6 +114,50 @@ def test_a_killed_host_resumes(tmp_path, alone):
     assert not (tmp_path / 'results.json').exists()
     finish(start_two(tmp_path))
     assert members_of(tmp_path) == alone
+
+
+def test_a_host_does_not_wait_for_one_that_has_ended(tmp_path):
+    """The first host's folder cannot be made: it says so, and the other one does not wait for it."""
+    (tmp_path / 'host_0').write_text('')
+    processes = start_two(tmp_path, stderr=subprocess.PIPE)
+    said = [process.communicate(timeout=120)[1].splitlines() for process in processes]
+    assert [process.returncode for process in processes] == [2, 2]
+    assert said == [
+        [f'error: cannot write in --workdir={tmp_path / "host_0"}: File exists'],
+        ['error: host 0 has ended with status 2: what it printed tells why'],
+    ]
+
+
+def test_a_longer_run_does_not_gather_what_another_host_had_before(tmp_path, monkeypatch):
+    def report(host, steps):
+        evaluation = {'returns': None, 'success_rate': None, 'normalized_score': None}
+        member = {'seed': host, 'hyperparameters': {'regularizer_weight': 1}, 'status': 'completed', 'steps': steps}
+        whole = {
+            'algorithm': 'SPOT',
+            'dataset_id': 'x',
+            'wall_clock_s': {},
+            'members': [member | {'evaluation': evaluation}],
+        }
+        (tmp_path / f'host_{host}').mkdir(exist_ok=True)
+        (tmp_path / f'host_{host}' / 'results.json').write_text(json.dumps(whole))
+        return 0
+
+    class Notes:
+        answers = iter([None, None, 0])
+
+        def tell(self, host, status):
+            assert (host, status) == (0, 0)
+
+        def status(self, host):
+            answer = next(self.answers)
+            return answer if answer is None else report(host, 80)
+
+    report(1, 40)
+    monkeypatch.setattr(hosts, 'Notes', Notes)
+    monkeypatch.setattr(hosts, 'POLL', 0)
+    monkeypatch.setattr(hosts.training, 'run', lambda config, workdir: report(0, 80))
+    assert hosts.run(tiny(), tmp_path, 0, 2) == 0
+    assert [m['steps'] for m in members_of(tmp_path)] == [80, 80]
 
 
 def test_bad_address_is_one_line_and_status_2(tmp_path):

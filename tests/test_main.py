@@ -1,6 +1,8 @@
 """The real command, end to end on tiny settings."""
 
+import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -147,6 +149,60 @@ def test_all_diverged(tmp_path, capsys):
     before = (tmp_path / 'metrics.csv').read_bytes()
     assert training.run(tiny(**{'critic.lr': 1e9}), tmp_path) == 3
     assert (tmp_path / 'metrics.csv').read_bytes() == before
+
+
+def test_a_diverged_cvae_takes_its_policies_with_it(tmp_path):
+    """At β = 1e30 the second moments overflow, without a loss that tells of it."""
+    config = tiny(**{'seeds': (0,), 'grid.beta': (0.5, 1e30)})
+    assert training.run(config, tmp_path / 'one') == 0
+    results = json.loads((tmp_path / 'one' / 'results.json').read_text())
+    assert [(m['status'], m['cvae'], m['gradient_steps']) for m in results['members']] == [
+        ('completed', 'completed', 40),
+        ('diverged', 'diverged', 0),
+    ]
+    assert training.run(config, tmp_path / 'one') == 0  # resumed, it knows
+    assert json.loads((tmp_path / 'one' / 'results.json').read_text())['members'] == results['members']
+    with pytest.raises(InputError, match=r'cvae.restore=.*its CVAE of seed 0, beta 1e\+30 has diverged'):
+        training.run(
+            tiny(**{'seeds': (0,), 'grid.beta': (0.5, 1e30), 'cvae.restore': str(tmp_path / 'one')}), tmp_path / 'x'
+        )
+    with pytest.raises(InputError, match=r'the CVAE of member 1 .* has diverged'):
+        scoring.load(tmp_path / 'one', member=1)
+    assert training.run(tiny(**{'cvae.lr': 1e30}), tmp_path / 'all') == 3
+
+
+def test_a_disk_that_fills_up(finished, tmp_path, monkeypatch):
+    """One line that names the file, nothing half-written, and with room again the run ends as if nothing had been."""
+    original, calls = os.fsync, []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) > 6:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(descriptor)
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(InputError, match=r'^cannot write .*: No space left on device$'):
+        training.run(tiny(), tmp_path)
+    monkeypatch.setattr(os, 'fsync', original)
+    assert not list(tmp_path.rglob('.*'))
+    assert len(list((tmp_path / 'checkpoints').iterdir())) == 2
+    assert training.run(tiny(), tmp_path) == 0
+    assert_same_run(tmp_path, finished)
+
+
+def test_no_device_and_no_cache_are_a_line_each(tmp_path):
+    command = [*command_line(tmp_path / 'run'), '--config.offline.steps=2']
+    for extra, status, words in (
+        ({'JAX_PLATFORMS': 'cuda', 'CUDA_VISIBLE_DEVICES': ''}, 2, 'JAX cannot use a device of JAX_PLATFORMS=cuda'),
+        ({'JAX_COMPILATION_CACHE_DIR': '/dev/null'}, 2, 'compiled programs are not kept'),
+    ):
+        environment = {**os.environ, 'MINARI_DATASETS_PATH': '/dev/null', **extra}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, env=environment)
+        assert done.returncode == status
+        assert words in done.stderr.splitlines()[0]
+        assert len(done.stderr.splitlines()) <= 2
+        assert not (tmp_path / 'run').exists()
 
 
 def test_damaged_checkpoint_falls_back(finished, tmp_path, capsys):

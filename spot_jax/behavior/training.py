@@ -1,5 +1,7 @@
 """Training of a behaviour policy: collect, learn, evaluate, keep the policies worth shipping; resumable to the byte."""
 
+import json
+import os
 import signal
 import sys
 import time
@@ -15,7 +17,8 @@ from flax import serialization
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from spot_jax import checkpoint
+from spot_jax import checkpoint, folder
+from spot_jax.backend import require_device
 from spot_jax.behavior import sac as sac_lib
 from spot_jax.behavior.collect import Act, Collector, Episode, make_environment, restored, saved
 from spot_jax.behavior.policy import Policy
@@ -26,7 +29,6 @@ from spot_jax.errors import InputError
 from spot_jax.evaluation import Evaluator
 from spot_jax.metrics import MetricWriter
 from spot_jax.networks import MLP, DoubleCritic
-from spot_jax.workdir import open_workdir
 
 # Streams of a seed's random numbers.
 INIT, TRAIN, WARM_UP, EXPLORE, EVALUATE = range(5)
@@ -36,6 +38,12 @@ COLUMNS = [
     *('evaluation/length', 'evaluation/return_deterministic', 'training/return', 'training/critic_loss', 'training/q'),
     *('training/actor_loss', 'training/entropy', 'training/temperature'),
 ]
+
+
+# What a checkpoint has.
+FIELDS = {'step', 'gradient_steps', 'best', 'medium_at', 'evaluated_at', 'metrics', 'returns', 'learner', 'rows'} | {
+    *('count', 'in_flight', 'seen', 'metrics_position')
+}
 
 
 def build(settings: Settings, action_dim: int) -> SAC:
@@ -55,6 +63,23 @@ def policy_of(state: SACState, low: np.ndarray, high: np.ndarray) -> Policy:
     return Policy(tuple(d['kernel'] for d in ordered), tuple(d['bias'] for d in ordered), low, high)
 
 
+def _open(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Begins a run in a folder, or returns its newest checkpoint, empty if there is none; raises InputError."""
+    if not os.path.lexists(workdir / 'config.json'):
+        folder.begin(config, workdir)
+        return {}
+    folder.refuse_another(folder.read_json(workdir / 'config.json'), json.loads(config.to_json()), workdir)
+    state = folder.resume(workdir, _check)
+    folder.tidy(workdir)
+    return state or {}
+
+
+def _check(number: int, state: dict[str, Any]) -> None:
+    """Raises DamagedError unless a checkpoint is one of a behaviour policy's training."""
+    if state.keys() - {'metrics_sha256'} != FIELDS or state['step'] != number:  # older versions have no checksum
+        raise checkpoint.DamagedError('it has other fields')
+
+
 class Training:
     """One run: everything that a checkpoint holds, and the folder it is written to."""
 
@@ -67,7 +92,7 @@ class Training:
         size, action_dim = env.observation_space.shape[0], len(self.low)
         env.close()
         config = ConfigDict({k: v for k, v in settings._asdict().items() if k != 'steps'} | {'seed': seed})
-        self.saved = open_workdir(config, workdir) or {}
+        self.saved = _open(config, workdir)
         self.sac = build(settings, action_dim)
         key = jax.random.key(seed)
         self.train_key = jax.random.fold_in(key, TRAIN)
@@ -136,7 +161,7 @@ class Training:
             'count': count,
             'in_flight': {str(k): episode for k, episode in enumerate(self.collector.in_flight())},
             'seen': {f'{i:08d}': saved(*ended) for i, ended in enumerate(self.seen)},
-            'metrics_position': self.writer.position,
+            **self.writer.sync(),
         }
         checkpoint.save(self.workdir / 'checkpoints', self.step, jax.device_get(tree), keep=2)
 
@@ -235,8 +260,9 @@ def medium_replay(settings: Settings, seed: int, workdir: Path) -> list[tuple[Ep
 
     Last come the unfinished ones, so that it is everything that the replay ring was given.
     """
-    training = Training(settings, seed, workdir, keep_episodes=True)
-    training.go(settings.steps, only_medium=True)
+    with folder.held(workdir):
+        training = Training(settings, seed, workdir, keep_episodes=True)
+        training.go(settings.steps, only_medium=True)
     if not training.medium_at:
         raise InputError(f'{settings.environment}: not medium after {settings.steps} steps: choose another seed')
     return training.seen + [(episode, False) for episode in training.collector.episodes]
@@ -244,7 +270,9 @@ def medium_replay(settings: Settings, seed: int, workdir: Path) -> list[tuple[Ep
 
 def run(settings: Settings, seed: int, workdir: Path) -> int:
     """Trains or resumes; returns the exit status."""
-    training = Training(settings, seed, workdir)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, training.handle_signal)
-    return training.go(settings.steps)
+    require_device()
+    with folder.held(workdir):
+        training = Training(settings, seed, workdir)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, training.handle_signal)
+        return training.go(settings.steps)

@@ -28,7 +28,8 @@ from spot_jax.build import build_spec
 from spot_jax.config import members
 from spot_jax.config_files import read_config
 from spot_jax.finetuning import Collector, options_of
-from spot_jax.policy import Scaling, snapshot
+from spot_jax.policy import snapshot
+from spot_jax.scaling import Scaling
 from spot_jax.tasks import task_of
 
 CAPACITY = 10_000  # of the ring: its size changes no speed

@@ -32,7 +32,14 @@ setup(
         'tqdm>=4.66,<5',
     ],
     extras_require={
-        'test': ['pytest>=8,<10', 'tensorboard>=2.16,<3', 'pytest-xdist>=3.6,<4', 'ruff>=0.12,<0.18', 'mypy>=1.10,<2'],
+        'test': [
+            'pytest>=8,<10',
+            'hypothesis>=6.100,<7',
+            'tensorboard>=2.16,<3',
+            'pytest-xdist>=3.6,<4',
+            'ruff>=0.12,<0.18',
+            'mypy>=1.10,<2',
+        ],
         'benchmark': ['torch>=2.6'],
     },
 )

@@ -9,6 +9,11 @@ class InputError(Exception):
     """Something the user gave is wrong: the message says what, what was expected and what to do."""
 
 
+def printable(text: str) -> str:
+    """A text on one line, whatever names of files and options it quotes."""
+    return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def first_line(error: BaseException) -> str:
     """An exception's first line of words, or its kind if it has none."""
     words = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
@@ -33,7 +38,7 @@ def exit_status(function: Callable[[], int | None]) -> int:
         sys.stdout.flush()
         return status
     except InputError as error:
-        print(f'error: {error}', file=sys.stderr)
+        print(f'error: {printable(str(error))}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print('stopped', file=sys.stderr)

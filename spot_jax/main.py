@@ -34,7 +34,8 @@ def _split(argv: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
         require(
             not is_group(path), f'config.{path} is a group of fields: set them one by one, --config.{path}.NAME=...'
         )
-        require(path in FIELDS, f'config.{path}: there is no such field{similar(path)}')
+        if path not in FIELDS:
+            raise InputError(f'config.{path}: there is no such field{similar(path)}')
         if value is None and FIELDS[path].takes.kind is bool:
             value = 'false' if negated else 'true'
         elif negated:

@@ -67,7 +67,7 @@ def held(workdir: Path) -> Iterator[None]:
 
 def _remove_empty(folders: list[Path]) -> None:
     for path in folders:
-        with contextlib.suppress(OSError):  # it is not empty, or not there
+        with contextlib.suppress(OSError, ValueError):  # it is not empty, or not there
             path.rmdir()
 
 

@@ -122,12 +122,12 @@ def plot(
     trusted: bool = False,
 ) -> None:
     """Draws the pictures of runs and prints their paths; raises InputError, with nothing written, if that fails."""
-    workdirs = list({workdir.resolve(): workdir for workdir in workdirs}.values())
+    workdirs = list({os.path.realpath(workdir): workdir for workdir in workdirs}.values())
     output = output or workdirs[0] / 'plots'
     for path in (output / 'learning_curves.png', output / 'rollouts.png'):
-        if path.exists() and not overwrite:
+        if os.path.lexists(path) and not overwrite:
             raise InputError(f'{path} exists: give --overwrite, or another --output')
-    names = [workdir.resolve().name for workdir in workdirs]
+    names = [Path(os.path.realpath(workdir)).name for workdir in workdirs]  # `resolve` raises at links in a circle
     if len(set(names)) < len(names):
         names = [str(workdir) for workdir in workdirs]
     runs = [read_run(*pair) for pair in zip(workdirs, names, strict=True)]

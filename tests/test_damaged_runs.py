@@ -301,6 +301,22 @@ def test_a_folder_is_held_by_one_process(tmp_path):
     assert [path.name for path in (tmp_path / 'a').iterdir()] == ['file']
 
 
+@pytest.mark.parametrize('name', ['file', 'file/x', 'nowhere', 'circle', 'x' * 300, '/'.join(['y' * 100] * 50), 'a\0b'])
+def test_folders_that_cannot_be_are_a_line(tmp_path, capsys, name):
+    (tmp_path / 'file').write_text('')
+    (tmp_path / 'nowhere').symlink_to('not/there')
+    (tmp_path / 'circle').symlink_to('circle')
+    before = everything(tmp_path)
+    with pytest.raises(InputError, match=r'^cannot write in --workdir'), held(tmp_path / name):
+        pass
+    with pytest.raises(InputError, match='is no run'):
+        read_run(tmp_path / name)
+    if '\0' not in name:  # no command line has one
+        assert plot.main([str(tmp_path / name)]) == 2
+        assert capsys.readouterr().err.count('\n') == 1
+    assert everything(tmp_path) == before
+
+
 def test_a_killed_process_holds_nothing(tmp_path):
     code = (
         f'import sys; from pathlib import Path; from spot_jax.folder import held\nwith held(Path({str(tmp_path)!r})): '

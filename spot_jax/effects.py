@@ -82,11 +82,12 @@ IDLE = [
 
 
 def without_effect(config: ConfigDict, changed: Collection[str]) -> list[str]:
-    """Those of the fields `changed` that this run does not read, each with the reason."""
-    found: dict[str, str] = {}
-    for idle in IDLE:
-        if idle.when(config):
-            for path in changed:
-                if any(path == field or path.startswith(f'{field}.') for field in idle.fields):
-                    found.setdefault(path, idle.because)
-    return [f'{path} ({because})' for path, because in found.items()]
+    """Those of the fields `changed` that this run does not read, as 'FIELD, ... (the reason)'."""
+    told: list[str] = []
+    left = list(changed)
+    for idle in filter(lambda idle: idle.when(config), IDLE):
+        found = [path for path in left if any(f'{path}.'.startswith(f'{field}.') for field in idle.fields)]
+        left = [path for path in left if path not in found]
+        if found:
+            told.append(f'{", ".join(found)} ({idle.because})')
+    return told

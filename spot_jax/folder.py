@@ -138,12 +138,25 @@ def write_config(config: ConfigDict, workdir: Path) -> None:
     checkpoint.write_atomically(workdir / 'config.json', text.encode())
 
 
+def _differing(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """The dotted names of values that differ."""
+    names: list[str] = []
+    for name in sorted(ours.keys() | theirs.keys()):
+        a, b = theirs.get(name), ours.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            names += [f'{name}.{inner}' for inner in _differing(a, b)]
+        elif a != b:
+            names.append(name)
+    return names
+
+
 def refuse_another(theirs: dict[str, Any], ours: dict[str, Any], workdir: Path) -> None:
     """Raises InputError, naming the fields that differ, if the config of a run's folder is not ours."""
-    names = [k for k in sorted(ours.keys() | theirs.keys()) if theirs.get(k) != ours.get(k)]
+    names = _differing(theirs, ours)
     if names:
         raise InputError(
-            f'{workdir} holds a run of another config (differs in {", ".join(names)}): choose another --workdir'
+            f'{workdir} holds a run of another config (differs in {", ".join(names)}): '
+            'give --workdir=DIR to begin another run, or the same settings as its own to go on with it'
         )
 
 

@@ -5,6 +5,7 @@ The hosts do not talk while they train: what a host computes is what one process
 
 import contextlib
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,18 @@ def connect(text: str) -> tuple[int, int]:
 
     Raises InputError if they cannot find each other.
     """
+    match = re.fullmatch(r'([^,\s]+:(\d{1,5})),(\d{1,6}),(\d{1,6})', text)
+    possible = match and 0 < int(match[2]) < 2**16 and int(match[4]) < int(match[3])
+    if text != 'auto' and not possible:  # JAX itself would wait for minutes, or end the process
+        raise InputError(
+            f'--distributed={text}: must be auto, or COORDINATOR:PORT,HOSTS,HOST with hosts numbered from 0'
+        )
     try:
-        if text == 'auto':
+        if match is None:
             jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN_TIMEOUT)
         else:
-            address, count, index = text.split(',')
-            jax.distributed.initialize(address, int(count), int(index), shutdown_timeout_seconds=SHUTDOWN_TIMEOUT)
+            count, index = int(match[3]), int(match[4])
+            jax.distributed.initialize(match[1], count, index, shutdown_timeout_seconds=SHUTDOWN_TIMEOUT)
     except (ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [''])[0]
         raise InputError(

@@ -99,7 +99,7 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
     workdir = default if given is None else Path(given)
     idle = without_effect(config, [path for path, value in before.items() if value != lookup(config, path)])
     if idle:
-        print(f'without effect in this run: {", ".join(idle)}', file=sys.stderr)
+        print(f'without effect in this run: {"; ".join(idle)}', file=sys.stderr)
     return config, workdir
 
 

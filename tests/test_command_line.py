@@ -221,6 +221,10 @@ def test_files_that_are_no_config(tmp_path, capsys):
         (['--config.seeds='], 'config.seeds=()'),
         (['--config.seeds=((((('], "config.seeds='((((('"),
         (['--config.task=' + 'x' * 5000], 'one of locomotion'),
+        (['--distributed=foo'], '--distributed=foo: must be auto, or COORDINATOR:PORT,HOSTS,HOST'),
+        (['--distributed='], '--distributed=: must be'),
+        (['--distributed=localhost:99999,1,0'], 'must be auto'),
+        (['--distributed=localhost:1234,2,2'], 'hosts numbered from 0'),
         (['--config.part=2,2'], 'config.part=(2, 2)'),
     ],
 )
@@ -252,9 +256,8 @@ def test_options_without_effect_are_named(capsys, arguments, words):
     parsed(f'--config={ANTMAZE}', *(f'--config.{argument}' for argument in arguments))
     err = capsys.readouterr().err
     assert err.count('\n') == bool(words)
-    names = (
-        [part.split(' (')[0] for part in err.removeprefix('without effect in this run: ').split(', ')] if words else []
-    )
+    told = err.removeprefix('without effect in this run: ').strip().split('; ') if words else []
+    names = [name for part in told for name in part.split(' (')[0].split(', ')]
     assert sorted(names) == sorted(words)
 
 

@@ -234,6 +234,13 @@ def _empty(data, indices):
     data.storage.update_metadata({'total_steps': data.storage.total_steps - 3 * len(indices)})
 
 
+def test_more_transitions_than_fit_in_memory():
+    data = store([vectors()])
+    data.storage.update_metadata({'total_steps': 10**13})
+    with pytest.raises(InputError, match=r'GiB of memory, .* for the 10000000000000 transitions of toy/set-v0; this'):
+        load(data.id, TASK)
+
+
 def test_empty_episodes_are_left_out_and_columns_are_rows(capsys):
     column = vectors(rewards=np.array([[1.0], [2.0], [3.0]]), terminations=np.array([[0], [0], [1]]))
     stored = store([vectors(), column, vectors()])

@@ -18,6 +18,7 @@ from spot_jax.datasets.hdf5 import check_own
 from spot_jax.datasets.recipes import RECIPES, generate
 from spot_jax.datasets.store import check_id, root
 from spot_jax.errors import InputError, first_line
+from spot_jax.memory import Part, host_memory, require_room
 from spot_jax.tasks import Reference, Task, describe, layout, reference, vectorizer
 
 
@@ -172,10 +173,9 @@ def _empty_rows(data: Any, dataset_id: str, width: int) -> np.ndarray:
         raise InputError(f'{dataset_id} is damaged ({first_line(error)}): make or get it again') from error
     if total <= 0:
         raise InputError(f'{dataset_id} is empty: it has no transitions')
-    try:
-        return np.empty((total, width), np.float32)
-    except (MemoryError, ValueError) as error:
-        raise InputError(f'{dataset_id}: {total} transitions of {width} numbers do not fit into the memory') from error
+    part = Part(f'the {total} transitions of {dataset_id}', 4 * total * width, "the dataset's size")
+    require_room([part], host_memory(), 'this machine')
+    return np.empty((total, width), np.float32)
 
 
 def held_id(dataset: Any) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from flax import struct
 
 from spot_jax import td3
+from spot_jax.core.sampling import uniform_indices
 from spot_jax.density import cvae_loss_fn
 from spot_jax.networks import CVAE
 from spot_jax.sharding import compile_over, in_turns
@@ -109,15 +110,11 @@ class Block(NamedTuple):
     steps: tuple[int, ...]  # in a block, of each optimiser in the order of the learner's fields
 
 
-def _indices(key: Array, shape: tuple[int, ...], size: int) -> Array:
-    """Uniform in [0, size): one draw of bits. The bias, size / 2^32, is far below what could be noticed."""
-    return (jax.random.bits(key, shape) % jnp.uint32(size)).astype(jnp.int32)
-
-
 def draw_cvae(key: Array, rows: Array, spec: Spec) -> tuple[Transition, Array]:
     """A minibatch [B, ...] and the noise [B, Z] of one step of a CVAE; the key is consumed."""
     index_key, noise_key = jax.random.split(key)
-    batch = unpack(rows[_indices(index_key, (spec.batch_size,), len(rows))], spec.observation_dim, spec.cvae.action_dim)
+    indices = uniform_indices(index_key, (spec.batch_size,), len(rows))
+    batch = unpack(rows[indices], spec.observation_dim, spec.cvae.action_dim)
     return batch, jax.random.normal(noise_key, (spec.batch_size, spec.cvae.num_latents))
 
 
@@ -133,7 +130,7 @@ def _update_cvae(
 def draw_policy(key: Array, rows: Array, spec: Spec) -> tuple[Array, Noise]:
     """Minibatches, packed [F, B, D], and the noise of one block of a policy; the key is consumed."""
     index_key, noise_key = jax.random.split(key)
-    indices = _indices(index_key, (spec.td3.policy_freq, spec.batch_size), len(rows))
+    indices = uniform_indices(index_key, (spec.td3.policy_freq, spec.batch_size), len(rows))
     return rows[indices], td3.draw_noise(noise_key, spec.td3, spec.batch_size)
 
 

@@ -243,14 +243,13 @@ def test_a_process_that_dies_is_named(tmp_path):
         list(parallel.episodes(_play, 100, 1, tmp_path / 'parts'))
 
 
-# An import that is slow enough to be stopped: each episode takes a moment.
-SLOW = """
-import sys, time
+# An import that stops in the middle, until a signal comes.
+STUCK = """
+import itertools, runpy, sys, time
 from spot_jax.datasets import d4rl
-read = d4rl.read
-d4rl.read = lambda *a, **k: time.sleep(0.1) or read(*a, **k)
+read, reads = d4rl.read, itertools.count()
+d4rl.read = lambda *args, **options: time.sleep(600 if next(reads) == 20 else 0) or read(*args, **options)
 sys.argv = ['datasets', *sys.argv[1:]]
-import runpy
 runpy.run_module('spot_jax.datasets', run_name='__main__')
 """
 
@@ -263,7 +262,7 @@ def test_an_interrupted_import_leaves_nothing_that_the_next_trips_over(folder, t
     ends = {signal.SIGINT: (130, 'stopped\n'), signal.SIGTERM: (143, ''), signal.SIGKILL: (-9, '')}
     commands = {number: ['import-d4rl', str(path), f'--id=toy/{number.name}-v0'] for number in ends}
     processes = {
-        number: subprocess.Popen([sys.executable, '-c', SLOW, *command], stderr=subprocess.PIPE, text=True)
+        number: subprocess.Popen([sys.executable, '-c', STUCK, *command], stderr=subprocess.PIPE, text=True)
         for number, command in commands.items()
     }
     for number, process in processes.items():

@@ -28,7 +28,7 @@ from spot_jax.train_state import init_adam
 from spot_jax.workdir import without_broken
 
 PATIENCE = 1000  # environment steps: an environment that fails twice within so many ends the run
-GRACE = 10.0  # seconds that environments may still take when the run is to stop
+GRACE = 5.0  # seconds that environments may still take when the run is to stop
 
 # (observations [M, O] as the networks see them, environment steps so far) -> actions [M, A] in [-1, 1]
 Explore = Callable[[np.ndarray, int], np.ndarray]

@@ -18,10 +18,13 @@ from spot_jax.checkpoint import DamagedError, compare
 from spot_jax.config import default_config, members, validate
 from spot_jax.errors import InputError
 from spot_jax.population import PhaseState
+from spot_jax.results import COLUMNS
 from spot_jax.ring_files import RingFiles
 
 PHASES = ('cvae', 'offline', 'online')
 PHASE_NUMBERS = 10**9  # a checkpoint's number is its block, and so much for each phase before its own
+# Fields that change no result.
+MEANS = {'evaluation': ('workers', 'timeout', 'trust_environment'), 'online': ('workers',)}
 EPISODES = ('returns', 'lengths', 'successes')
 
 
@@ -35,7 +38,8 @@ def open_workdir(config: ConfigDict, workdir: Path, sizes: tuple[int, int], sha2
         folder.begin(config, workdir)
         return None
     stored = read_config(workdir)
-    theirs, ours = (json.loads(c.to_json()) for c in (stored, config))
+    before, ours = (json.loads(c.to_json()) for c in (stored, config))
+    theirs = _with_means(before, ours)
     if not _is_longer(theirs, ours):
         folder.refuse_another(theirs, ours, workdir)
     state = folder.resume(workdir, partial(check, stored, workdir))
@@ -47,9 +51,16 @@ def open_workdir(config: ConfigDict, workdir: Path, sizes: tuple[int, int], sha2
         if theirs['offline'] != ours['offline'] and state['phase'] == 'online':
             raise InputError(f'the run in {workdir} is past its offline phase: choose another --workdir')
     folder.tidy(workdir)
-    if theirs != ours:
+    if before != ours:
         folder.write_config(config, workdir)
     return state
+
+
+def _with_means(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+    """Their config with our means: how long an environment is waited for, say, may be changed in a resumed run."""
+    return theirs | {
+        group: theirs[group] | {name: ours[group][name] for name in names} for group, names in MEANS.items()
+    }
 
 
 def _is_longer(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
@@ -154,7 +165,7 @@ def check(config: ConfigDict, workdir: Path, number: int, state: dict[str, Any])
     fields = {'phase': str, 'sha256': str, 'metrics_position': int, 'evaluated_at': int}
     others = {'learner', 'alive', 'gradient_steps', 'block', 'density_params', 'scaling', 'wall_clock'}
     others |= {'episodes', 'before', 'online_successes'}
-    newer = {'metrics_sha256', 'cvae_alive', 'ring_sha256'}  # those of older versions have none
+    newer = {'metrics_sha256', 'cvae_alive', 'ring_sha256', 'pending'}  # those of older versions have none
     have = state.keys() - newer - {'ring_segments'}
     _require(have == fields.keys() | others, 'it has other fields')
     compare({name: state[name] for name in fields}, fields, 'it')
@@ -165,6 +176,7 @@ def check(config: ConfigDict, workdir: Path, number: int, state: dict[str, Any])
     _check_learners(config, (observations, actions), state)
     _check_counts(config, number, state)
     _check_evaluations(config, state)
+    _check_pending(config, (observations, actions), state.get('pending', {}))
     if phase == 'online':
         shape = members(config).shape
         files = RingFiles(workdir / 'ring', state['ring_segments'], state.get('ring_sha256'))
@@ -244,3 +256,31 @@ def _check_evaluations(config: ConfigDict, state: dict[str, Any]) -> None:
     found = state['online_successes']
     fits = isinstance(found, np.ndarray) and found.dtype == np.float64 and found.shape[1:] in ((), (size,))
     _require(fits and (found.ndim == 2 or found.size == 0), 'its online_successes make no sense')
+
+
+def _check_pending(config: ConfigDict, sizes: tuple[int, int], pending: Any) -> None:
+    """Evaluations that were abandoned: the policies [M] of then, and the rows of metrics that wait for them."""
+    _require(
+        isinstance(pending, dict) and list(pending) == [str(i) for i in range(len(pending))], 'its pending is wrong'
+    )
+    shape = members(config).shape
+    count = shape[0] * shape[1]
+    policies = _shapes(config.to_json(), sizes)['policies']['actor']['params']
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[2:]), x.dtype), policies)
+    for item in pending.values():
+        state = {
+            'alive': jax.ShapeDtypeStruct(shape, np.bool_),
+            'gradient_steps': jax.ShapeDtypeStruct(shape, np.int32),
+            'block': jax.ShapeDtypeStruct((), np.int32),
+        }
+        compare(item, {'phase': str, 'step': int, 'rows': str, 'params': params, **state}, 'its pending')
+        _require(item['phase'] in PHASES[1:] and item['step'] >= 0, 'its pending is of no phase')
+        finite = checkpoint.finite_members(item['params'], (count,))
+        _require((finite | ~item['alive'].ravel()).all(), 'its pending is not finite')
+        try:
+            groups = json.loads(item['rows'])
+            rows = [row for group in groups for row in group]
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DamagedError('its pending has no rows of metrics') from error
+        fits = all(isinstance(row, dict) and row.keys() <= set(COLUMNS) for row in rows)
+        _require(isinstance(groups, list) and fits, 'its pending has no rows of metrics')

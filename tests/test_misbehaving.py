@@ -267,7 +267,10 @@ def test_signals_are_handled_only_during_a_run_and_only_in_the_main_thread(monke
             return 0
 
     monkeypatch.setattr(training, 'Run', Job)
-    monkeypatch.setattr(training, 'validate', lambda config: None)
+    for name in ('validate', 'require_device'):
+        monkeypatch.setattr(training, name, lambda *arguments: None)
+    monkeypatch.setattr(training.footprint, 'check', lambda config: None)
+    monkeypatch.setattr(training.folder, 'held', lambda workdir: contextlib.nullcontext())
     original = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have set to be ignored
     before = [signal.getsignal(number) for number in workers.STOPS]
     assert training.run(None, '') == 0

@@ -1,0 +1,138 @@
+"""TD3+BC: TD3 whose policy stays near the data's actions by a squared distance (sfujim/TD3_BC, TD3_BC.py).
+
+Critics and target values are `td3`'s. The update is written for one member; all randomness enters through `td3.Noise`.
+On mazes the authors do not normalise states (sfujim/TD3_BC, issue 2, where larger α does better); CORL does.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from spot_jax import td3
+from spot_jax.core.fields import HIDDEN_DIMS, POSITIVE, SHARE, Field, flag, real, whole
+from spot_jax.core.method import Algorithm, Data, Method
+from spot_jax.core.sampling import uniform_indices
+from spot_jax.networks import Actor, DoubleCritic
+from spot_jax.regularizers import none
+from spot_jax.td3 import TD3, Noise, TD3State
+from spot_jax.types import Array, Metrics, Params, Transition, unpack
+
+
+class Hyperparameters(NamedTuple):
+    """The traced hyperparameters."""
+
+    alpha: Array  # weight of the normalised Q against the squared distance
+    actor_lr: Array
+    critic_lr: Array
+    discount: Array  # γ
+    tau: Array
+    policy_noise: Array  # standard deviation of the target policy's noise
+    noise_clip: Array
+
+
+def actor_loss_fn(
+    params: Params, algorithm: TD3, critic_params: Params, batch: Transition, alpha: Array
+) -> tuple[Array, Metrics]:
+    """−α·mean Q1(s, π(s)) / mean |Q1|, plus the mean over states *and* dimensions of (π(s) − a)²; metrics are `[B]`.
+
+    Only the actor's parameters get gradients.
+    """
+    actions = algorithm.actor.apply(params, batch.observations)
+    q1 = algorithm.critic.first(critic_params, batch.observations, actions)
+    scale = alpha / jax.lax.stop_gradient(jnp.mean(jnp.abs(q1)))
+    bc_losses = jnp.mean((actions - batch.actions) ** 2, axis=-1)
+    losses = -scale * q1 + bc_losses
+    return jnp.mean(losses), {'actor_loss': losses, 'actor_q': q1, 'q_magnitude': jnp.abs(q1), 'bc_loss': bc_losses}
+
+
+def update_actor(
+    state: TD3State, algorithm: TD3, batch: Transition, hypers: Hyperparameters
+) -> tuple[TD3State, Metrics]:
+    """One actor step on a minibatch, then both targets move by τ."""
+    grads, metrics = jax.grad(actor_loss_fn, has_aux=True)(
+        state.actor.params, algorithm, state.critic.params, batch, hypers.alpha
+    )
+    actor = state.actor.apply_gradients(grads, hypers.actor_lr)
+    return TD3State(actor.update_target(hypers.tau), state.critic.update_target(hypers.tau)), metrics
+
+
+def update(
+    state: TD3State, algorithm: TD3, batches: Transition, noise: Noise, hypers: Hyperparameters
+) -> tuple[TD3State, Metrics]:
+    """A block: F critic steps on `batches` [F, B, ...], then the actor and the targets on the last minibatch.
+
+    The targets do not move within a block, so the target values of all its minibatches are computed at once. Metrics
+    are per state, `[B]`; the critics' are means over the block.
+    """
+    settings = {name: value for name, value in hypers._asdict().items() if name != 'alpha'}
+    of_critics = td3.Hyperparameters(regularizer_weight=1 / hypers.alpha, beta=jnp.zeros(()), **settings)
+    target_q = td3.target_values(state, algorithm, batches, noise, of_critics)
+    history = []
+    for i in range(algorithm.policy_freq):
+        batch = jax.tree.map(lambda x, i=i: x[i], batches)
+        state, metrics = td3.update_critic(state, algorithm, batch, target_q[i], of_critics)
+        history.append(metrics)
+    critic_metrics = jax.tree.map(lambda *xs: sum(xs) / len(xs), *history)
+    state, actor_metrics = update_actor(state, algorithm, batch, hypers)
+    return state, critic_metrics | actor_metrics
+
+
+def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
+    """The algorithm of a config's options."""
+    hidden_dims = tuple(options.hidden_dims)
+    algorithm = TD3(Actor(action_dim, hidden_dims), DoubleCritic(hidden_dims), none(), options.policy_freq)
+
+    def draw(key: Array, data: Data) -> tuple[Array, Noise]:
+        """Minibatches, packed [F, B, D], and the noise of a block."""
+        index_key, noise_key = jax.random.split(key)
+        indices = uniform_indices(index_key, (algorithm.policy_freq, options.batch_size), len(data.rows))
+        return data.rows[indices], td3.draw_noise(noise_key, algorithm, options.batch_size)
+
+    def block(
+        state: TD3State, shared: Any, drawn: tuple[Array, Noise], hypers: Hyperparameters, step: Array
+    ) -> tuple[TD3State, Metrics]:
+        del shared, step
+        rows, noise = drawn
+        return update(state, algorithm, unpack(rows, observation_dim, action_dim), noise, hypers)
+
+    def act(params: Params, memory: Any, observation: Array, reward: Array) -> tuple[Array, Any]:
+        del reward
+        return algorithm.actor.apply(params, observation), memory
+
+    def explore(params: Params, observation: Array, noise: Array, scale: Array) -> Array:
+        return jnp.clip(algorithm.actor.apply(params, observation) + scale * noise, -1.0, 1.0)
+
+    return Algorithm(
+        init=lambda key: td3.init(key, algorithm, observation_dim),
+        draw=draw,
+        update=block,
+        policy=lambda state, shared, hypers: state.actor.params,
+        act=act,
+        memory=lambda: (),
+        explore=explore,
+        block=algorithm.policy_freq,
+        steps=(1, algorithm.policy_freq),
+    )
+
+
+METHOD = Method(
+    hyperparameters=Hyperparameters,
+    fields={
+        'alpha': Field(2.5, POSITIVE, 'α, the weight of the normalised Q against the squared distance to the data'),
+        'batch_size': Field(256, whole(1), 'transitions in a minibatch'),
+        'hidden_dims': Field((256, 256), HIDDEN_DIMS, 'units of each hidden layer, of actor and critics'),
+        'actor_lr': Field(3e-4, POSITIVE, 'learning rate'),
+        'critic_lr': Field(3e-4, POSITIVE, 'learning rate'),
+        'discount': Field(0.99, SHARE, 'γ'),
+        'tau': Field(0.005, SHARE, "the targets' step towards the networks, at each of the actor's updates"),
+        'policy_noise': Field(0.2, real(), "standard deviation of the target policy's noise"),
+        'noise_clip': Field(0.5, real(), 'bound of that noise'),
+        'policy_freq': Field(2, whole(1, 100), 'critic updates per actor and target update'),
+        'normalize_observations': Field(True, flag(), '(s − mean) / (std + 1e-3)'),
+    },
+    presets={'maze': {'normalize_observations': False}},
+    metrics=('critic_loss', 'q', 'actor_loss', 'actor_q', 'q_magnitude', 'bc_loss'),
+    make=make,
+    title='TD3+BC',
+)

@@ -1,8 +1,9 @@
-"""Flax modules of SPOT: the policy, the twin critic and the behaviour density's conditional VAE (SPEC: paper, App. C).
+"""Flax modules: policies, the twin critic and the behaviour density's conditional VAE (SPEC: paper, App. C).
 
-Every layer starts as PyTorch's `Linear` does, weights and biases uniform in ±1/√fan_in, as the authors' code does.
+SPOT's layers start as PyTorch's `Linear` does, weights and biases uniform in ±1/√fan_in, as the authors' code does.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -13,10 +14,25 @@ from spot_jax.types import Array, Params
 
 LOG_STD_RANGE = (-4.0, 15.0)
 
+Initializer = Callable[..., Array]
+# From a linear layer's number of inputs, the initialisers of its kernel and of its biases.
+LayerInit = Callable[[int], tuple[Initializer, Initializer]]
 
-def uniform(bound: float) -> Callable[..., Array]:
+
+def uniform(bound: float) -> Initializer:
     """An initialiser that draws from U(-bound, bound)."""
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def pytorch(inputs: int) -> tuple[Initializer, Initializer]:
+    """Kernels and biases from U(±1/√inputs)."""
+    return uniform(inputs**-0.5), uniform(inputs**-0.5)
+
+
+def orthogonal(inputs: int) -> tuple[Initializer, Initializer]:
+    """Orthogonal kernels times √2, and biases 0, as in jaxrl and the codes that grew from it."""
+    del inputs
+    return nn.initializers.orthogonal(math.sqrt(2)), nn.initializers.zeros
 
 
 @jax.custom_vjp
@@ -52,18 +68,18 @@ def _frozen_product_backward(kernel: Array, grad: Array) -> tuple[Array, Array]:
 frozen_product.defvjp(lambda x, kernel: (x @ kernel, kernel), _frozen_product_backward)
 
 
-def dense(x: Array, features: int, bound: float | None = None, frozen: bool = False) -> Array:
-    """Applies a new linear layer `[..., I] -> [..., features]`, weights and biases from U(±bound), default 1/√I."""
-    init = uniform(x.shape[-1] ** -0.5 if bound is None else bound)
+def dense(x: Array, features: int, layer_init: LayerInit = pytorch, frozen: bool = False) -> Array:
+    """Applies a new linear layer `[..., I] -> [..., features]`."""
+    kernel_init, bias_init = layer_init(x.shape[-1])
     dot_general = lambda x, kernel, *_, **__: (frozen_product if frozen else product)(x, kernel)
-    return nn.Dense(features, kernel_init=init, bias_init=init, dot_general=dot_general)(x)
+    return nn.Dense(features, kernel_init=kernel_init, bias_init=bias_init, dot_general=dot_general)(x)
 
 
 class MLP(nn.Module):
     """ReLU layers of `hidden_dims`, each followed by dropout, then a linear layer of `output_dim` values.
 
-    `output_init` is the bound of the last layer's uniform initialisation (None: PyTorch's default). `layer_norm`
-    normalises what goes into each ReLU. `frozen` parameters get no gradients.
+    `output_init` is the bound of the last layer's uniform initialisation (None: as `layer_init`). `layer_norm`
+    normalises what goes into each ReLU, `norm_after` what comes out. `frozen` parameters get no gradients.
     """
 
     hidden_dims: tuple[int, ...]
@@ -72,16 +88,21 @@ class MLP(nn.Module):
     dropout: float = 0.0
     layer_norm: bool = False
     frozen: bool = False
+    layer_init: LayerInit = pytorch
+    norm_after: bool = False
 
     @nn.compact
     def __call__(self, x: Array, deterministic: bool = True) -> Array:
         """`[..., I] -> [..., output_dim]`; dropout needs the rng 'dropout' unless `deterministic`."""
         for features in self.hidden_dims:
-            x = dense(x, features, frozen=self.frozen)
+            x = dense(x, features, self.layer_init, self.frozen)
             x = nn.relu(nn.LayerNorm()(x) if self.layer_norm else x)
+            x = nn.LayerNorm()(x) if self.norm_after else x
             if self.dropout > 0:
                 x = nn.Dropout(self.dropout)(x, deterministic=deterministic)
-        return dense(x, self.output_dim, self.output_init, self.frozen)
+        bound = self.output_init
+        output_init = self.layer_init if bound is None else lambda _: (uniform(bound), uniform(bound))
+        return dense(x, self.output_dim, output_init, self.frozen)
 
 
 class Actor(nn.Module):
@@ -91,11 +112,39 @@ class Actor(nn.Module):
     hidden_dims: tuple[int, ...] = (256, 256)
     output_init: float | None = None
     dropout: float = 0.0
+    layer_init: LayerInit = pytorch
 
     @nn.compact
     def __call__(self, observations: Array, deterministic: bool = True) -> Array:
-        mlp = MLP(self.hidden_dims, self.action_dim, self.output_init, self.dropout)
+        mlp = MLP(self.hidden_dims, self.action_dim, self.output_init, self.dropout, layer_init=self.layer_init)
         return jnp.tanh(mlp(observations, deterministic))
+
+
+class GaussianActor(nn.Module):
+    """Policy N(mean(s), std²) of independent actions; the standard deviations are parameters, the same in all states.
+
+    `tanh_mean` keeps the mean in [-1, 1].
+    """
+
+    action_dim: int
+    hidden_dims: tuple[int, ...] = (256, 256)
+    log_std_range: tuple[float, float] = (-20.0, 2.0)
+    tanh_mean: bool = False
+    layer_init: LayerInit = pytorch
+
+    @nn.compact
+    def __call__(self, observations: Array) -> tuple[Array, Array]:
+        """Observations `[..., O]` to mean and log standard deviation, `[..., A]` each."""
+        mean = MLP(self.hidden_dims, self.action_dim, layer_init=self.layer_init)(observations)
+        log_std = self.param('log_std', nn.initializers.zeros, (self.action_dim,))
+        mean = jnp.tanh(mean) if self.tanh_mean else mean
+        return mean, jnp.broadcast_to(jnp.clip(log_std, *self.log_std_range), mean.shape)
+
+
+def gaussian_log_prob(mean: Array, log_std: Array, actions: Array) -> Array:
+    """log N(actions; mean, std²), `[..., A]` each to `[...]`: summed over the last axis."""
+    standard = (actions - mean) * jnp.exp(-log_std)
+    return -jnp.sum(0.5 * standard**2 + log_std + 0.5 * math.log(2 * math.pi), axis=-1)
 
 
 def twice(x: Array) -> Array:
@@ -109,10 +158,13 @@ class DoubleCritic(nn.Module):
     hidden_dims: tuple[int, ...] = (256, 256)
     output_init: float | None = None
     layer_norm: bool = False
+    layer_init: LayerInit = pytorch
+    norm_after: bool = False
 
     def setup(self) -> None:
         twin = nn.vmap(MLP, variable_axes={'params': 0}, split_rngs={'params': True})
-        self.twin = twin(self.hidden_dims, 1, self.output_init, layer_norm=self.layer_norm)
+        options = {'layer_norm': self.layer_norm, 'layer_init': self.layer_init, 'norm_after': self.norm_after}
+        self.twin = twin(self.hidden_dims, 1, self.output_init, **options)
 
     def __call__(self, observations: Array, actions: Array) -> Array:
         """(Observations `[..., O]`, actions `[..., A]`) to values `[2, ...]`, one row per critic."""
@@ -128,6 +180,7 @@ class DoubleCritic(nn.Module):
         It has no layer norm: TD3's critics have none.
         """
         assert not self.layer_norm
+        assert not self.norm_after
         layers = params['params']['twin']
         x = jnp.concatenate([observations, actions], axis=-1)
         for i in range(len(self.hidden_dims) + 1):

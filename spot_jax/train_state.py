@@ -67,8 +67,23 @@ class TrainState(struct.PyTreeNode):
         """A state with fresh moments."""
         return cls(params=params, opt_state=init_adam(params), **kwargs)
 
-    def apply_gradients(self, grads: Params, learning_rate: Array | float) -> Self:
-        """One Adam step; its own, since the learning rate is traced: each member of a population can have another."""
+    def apply_gradients(
+        self,
+        grads: Params,
+        learning_rate: Array | float,
+        weight_decay: Array | float | None = None,
+        max_norm: Array | float | None = None,
+    ) -> Self:
+        """One Adam step; its own, since the learning rate is traced: each member of a population can have another.
+
+        weight_decay: AdamW's, apart from the moments: every parameter shrinks by learning_rate · weight_decay of
+            itself.
+        max_norm: positive; what all gradients together are scaled down to where their norm is larger.
+        """
+        if max_norm is not None:
+            norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)))
+            scale = max_norm / jnp.maximum(norm, max_norm)
+            grads = jax.tree.map(lambda g: g * scale, grads)
         correction = rest = self.opt_state.correction
         if correction.ndim == 1:
             correction = rest = correction_after(1, correction)
@@ -78,6 +93,8 @@ class TrainState(struct.PyTreeNode):
         nu = jax.tree.map(lambda v, g: B2 * v + (1 - B2) * g**2, self.opt_state.nu, grads)
         step = lambda p, m, v: p - learning_rate * (m / correction[0]) / (jnp.sqrt(v / correction[1]) + EPS)
         params = jax.tree.map(step, self.params, mu, nu)
+        if weight_decay is not None:
+            params = jax.tree.map(lambda new, old: new - learning_rate * weight_decay * old, params, self.params)
         return self.replace(params=params, opt_state=AdamState(rest, mu, nu))
 
 

@@ -5,7 +5,7 @@ The data are made on the spot at first use. Options follow the preset: `large-di
 
 from ml_collections import ConfigDict
 
-from spot_jax.config import preset_and_options, preset_config
+from spot_jax.config import preset_config, read_words
 
 COMMON = {
     'task': 'antmaze',
@@ -35,9 +35,10 @@ OPTIONS = {
 
 def get_config(name: str = 'umaze') -> ConfigDict:
     """The config of a preset, with the options that follow it."""
-    preset, options = preset_and_options(name, 'umaze', OPTIONS)
+    preset, options, method = read_words(name, 'umaze', OPTIONS)
     dataset_id = f'D4RL/antmaze/{preset}-v1' if 'd4rl' in options else f'spot_jax/antmaze/{preset}-v0'
     online: dict[str, float] = {'online.steps': 1_000_000} if 'finetune' in options else {}
     if 'finetune' in options and preset.startswith('large'):
         online['online.discount'] = 0.995
-    return preset_config(PRESETS, preset, COMMON | {'dataset_id': dataset_id} | online)
+    common = COMMON | {'dataset_id': dataset_id} | online
+    return preset_config(PRESETS, preset, common, method, 'maze', f'antmaze-{preset}')

@@ -6,7 +6,7 @@ others are D4RL's HDF5 files, imported under the ids named here: see `python -m 
 
 from ml_collections import ConfigDict
 
-from spot_jax.config import preset_and_options, preset_config
+from spot_jax.config import preset_config, read_words
 
 COMMON = {
     'task': 'locomotion',
@@ -43,10 +43,11 @@ OPTIONS = {'d4rl': "D4RL's data: medium from Minari, downloaded; the others impo
 
 def get_config(name: str = 'hopper-medium') -> ConfigDict:
     """The config of a preset."""
-    preset, options = preset_and_options(name, 'hopper-medium', OPTIONS)
+    preset, options, method = read_words(name, 'hopper-medium', OPTIONS)
     robot, _, kind = preset.partition('-')
     source = 'd4rl' if 'd4rl' in options else 'generated'
-    config = preset_config(PRESETS, preset, COMMON | {'dataset_id': DATASETS[source].get(kind, '').format(robot)})
+    common = COMMON | {'dataset_id': DATASETS[source].get(kind, '').format(robot)}
+    config = preset_config(PRESETS, preset, common, method, 'locomotion', preset)
     if source == 'generated':
         config.regularizer.weight = GENERATED_WEIGHTS.get(preset, config.regularizer.weight)
     return config

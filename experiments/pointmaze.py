@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from spot_jax.config import preset_config
+from spot_jax.config import preset_config, read_words
 
 COMMON = {
     'task': 'pointmaze',
@@ -29,6 +29,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def get_config(name: str = 'umaze') -> ConfigDict:
-    """The config of a preset."""
-    name = name or 'umaze'
-    return preset_config(PRESETS, name, COMMON | {'dataset_id': f'spot_jax/pointmaze/{name}-v0'})
+    """The config of a preset, of the method that follows it."""
+    preset, _, method = read_words(name, 'umaze', ())
+    common = COMMON | {'dataset_id': f'spot_jax/pointmaze/{preset}-v0'}
+    return preset_config(PRESETS, preset, common, method, 'maze', f'pointmaze-{preset}')

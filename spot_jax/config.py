@@ -2,18 +2,23 @@
 
 import difflib
 import itertools
+import math
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from ml_collections.config_dict import placeholder
 
 from spot_jax.core.fields import MAX_SIZE
+from spot_jax.core.method import Method
 from spot_jax.errors import InputError
-from spot_jax.fields import FIELDS, HYPERPARAMETERS, problem
-from spot_jax.td3 import Hyperparameters
+from spot_jax.fields import FIELDS, problem
+from spot_jax.methods import METHODS, hyperparameters, options, path_of
+
+MAX_MEMBERS = 100_000
 
 
 class Member(NamedTuple):
@@ -36,27 +41,56 @@ def default_config() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(tree).lock()
 
 
+def method_settings(family: str, task: str) -> dict[str, Any]:
+    """What the methods' sources set for a family of tasks ('locomotion' or 'maze') and for one of them, by paths."""
+    return {
+        path_of(name, field): value
+        for name, method in METHODS.items()
+        for key in (family, task)
+        for field, value in method.presets.get(key, {}).items()
+    }
+
+
 def preset_config(
-    presets: Mapping[str, Mapping[str, Any]], name: str, common: Mapping[str, Any]
+    presets: Mapping[str, Mapping[str, Any]],
+    name: str,
+    common: Mapping[str, Any],
+    method: str = 'spot',
+    family: str = 'locomotion',
+    task: str = '',
 ) -> ml_collections.ConfigDict:
-    """The default config changed by `common` and by the preset called `name`; raises InputError on an unknown name."""
+    """The default config changed by the methods' settings for a task, by `common` and by the preset called `name`.
+
+    Raises InputError on an unknown name.
+    """
     if name not in presets:
         raise InputError(f'no preset {name!r}: choose one of {", ".join(presets)}')
     config = default_config()
-    config.update_from_flattened_dict(dict(common))
-    config.update_from_flattened_dict(dict(presets[name]))
+    for changes in ({'method': method}, method_settings(family, task), common, presets[name]):
+        config.update_from_flattened_dict(dict(changes))
     return config
 
 
-def preset_and_options(text: str, default: str, options: Collection[str]) -> tuple[str, set[str]]:
-    """`NAME[,OPTION...]` as a preset's name (`default` if empty) and the options given.
+class Words(NamedTuple):
+    """What follows a config file's colon."""
 
-    Raises InputError on an option that is none of `options`.
+    preset: str
+    options: set[str]
+    method: str
+
+
+def read_words(text: str, default: str, options: Collection[str]) -> Words:
+    """`NAME[,OPTION...]`: a preset's name (`default` if empty), the options given, and of these the method (SPOT).
+
+    Raises InputError on an option that is none of `options`, nor a method.
     """
     name, *given = text.split(',')
+    known = [*options, *(method for method in METHODS if method not in options)]
     for option in given:
-        require(option in options, f'no option {option!r} of preset {name!r}: choose one of {", ".join(options)}')
-    return name or default, set(given)
+        require(option in known, f'no option {option!r} of preset {name!r}: choose one of {", ".join(known)}')
+    methods = [option for option in dict.fromkeys(given) if option in METHODS]
+    require(len(methods) <= 1, f'{name!r} is followed by several methods: {", ".join(methods)}')
+    return Words(name or default, set(given) - set(methods), methods[0] if methods else 'spot')
 
 
 def lookup(config: Mapping[str, Any], path: str) -> Any:
@@ -67,13 +101,14 @@ def lookup(config: Mapping[str, Any], path: str) -> Any:
 
 
 class Population(NamedTuple):
-    """All members of a run and how they are laid out: [C, P], C CVAEs each shared by P policies."""
+    """All members of a run and how they are laid out: [C, P], C that share seed and stages (a CVAE), in P settings."""
 
     members: list[Member]
     shape: tuple[int, int]
+    method: Method
 
     def per_member(self, values: Any) -> np.ndarray:
-        """One value per member, `[C * P]`, from those of the CVAEs [C] or of the policies [C, P]."""
+        """One value per member, `[C * P]`, from those of a stage [C] or of the policies [C, P]."""
         return np.broadcast_to(np.asarray(values).reshape(self.shape[0], -1), self.shape).ravel()
 
     def part(self, index: int, count: int) -> 'Population':
@@ -86,31 +121,40 @@ class Population(NamedTuple):
         chosen = grid[index::count] if count <= c else grid[[index % c], index // c :: len(range(index % c, count, c))]
         if not 0 <= index < count or chosen.size == 0:
             raise InputError(f'config.part=({index}, {count}): there are {c * p} members to share out')
-        return Population([self.members[i] for i in chosen.ravel()], chosen.shape)
+        return self._replace(members=[self.members[i] for i in chosen.ravel()], shape=chosen.shape)
 
-    def cvaes(self) -> list[tuple[int, float]]:
-        """The seed and β of each CVAE, `[C]`."""
-        return [(m.seed, m.hyperparameters['beta']) for m in self.members[:: self.shape[1]]]
+    def groups(self) -> list[tuple[float, ...]]:
+        """The seed of each group that shares its stages, and what else the stages depend on, `[C]`."""
+        first = self.members[:: self.shape[1]]
+        return [(m.seed, *(m.hyperparameters[name] for name in self.method.shared_by)) for m in first]
 
-    def hyperparameters(self) -> Hyperparameters:
+    def seeds(self) -> jax.Array:
+        """The seed of each group, `[C]`."""
+        return jnp.array([m.seed for m in self.members[:: self.shape[1]]], jnp.uint32)
+
+    def hyperparameters(self) -> Any:
         """The traced hyperparameters, arrays [C, P]."""
-        values = ([m.hyperparameters[name] for m in self.members] for name in Hyperparameters._fields)
-        return Hyperparameters(*(jnp.array(v, jnp.float32).reshape(self.shape) for v in values))
+        kind = self.method.hyperparameters
+        values = ([m.hyperparameters[name] for m in self.members] for name in kind._fields)
+        return kind(*(jnp.array(v, jnp.float32).reshape(self.shape) for v in values))
 
 
 def members(config: ml_collections.ConfigDict) -> Population:
-    """The members of `config.part`, seeds outermost, then β, then the rest of the grid.
+    """The members of `config.part`, seeds outermost, then what the method's stages read, then the rest of the grid.
 
-    Those of one (seed, β) share a CVAE.
+    Those of one seed and one value of all that the stages read share them.
     """
-    names = ['beta', *(name for name in HYPERPARAMETERS if name != 'beta')]
-    values = [[float(v) for v in config.grid[n]] or [float(lookup(config, HYPERPARAMETERS[n]))] for n in names]
+    method, paths = METHODS[config.method], hyperparameters(config.method)
+    names = [*method.shared_by, *(name for name in paths if name not in method.shared_by)]
+    values = [[float(v) for v in config.grid[n]] or [float(lookup(config, paths[n]))] for n in names]
+    total = len(config.seeds) * math.prod(map(len, values))
+    require(total <= MAX_MEMBERS, f'config.seeds and config.grid make {total} members: at most {MAX_MEMBERS}')
     points = [dict(zip(names, point, strict=True)) for point in itertools.product(*values)]
-    everyone = [(int(seed), {n: p[n] for n in Hyperparameters._fields}) for seed in config.seeds for p in points]
-    num_cvaes = len(config.seeds) * len(values[0])
+    everyone = [(int(seed), {n: p[n] for n in paths}) for seed in config.seeds for p in points]
+    num_groups = len(config.seeds) * math.prod(len(v) for v in values[: len(method.shared_by)])
     found = [Member(*member, number) for number, member in enumerate(everyone)]
     part = config.get('part', (0, 1))  # older runs have none
-    return Population(found, (num_cvaes, len(found) // num_cvaes)).part(*part)
+    return Population(found, (num_groups, len(found) // num_groups), method).part(*part)
 
 
 def require(condition: bool, message: str) -> None:
@@ -166,11 +210,19 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for path, value in values.items():
         wrong = problem(path, value)
         require(wrong is None, wrong or '')
-    capacity, freq = config.online.capacity, config.policy_freq
+    algorithm = METHODS[config.method].make(options(config), 1, 1)
+    capacity, freq = config.online.capacity, algorithm.block
+    learns_online = [name for name in METHODS if METHODS[name].make(options(config, name), 1, 1).explore is not None]
+    require(
+        config.online.steps == 0 or config.method in learns_online,
+        f'config.online.steps={config.online.steps}: {config.method} does not fine-tune online, as '
+        f'{", ".join(learns_online)} do: leave it at 0',
+    )
     require(capacity is None or capacity >= freq, f'config.online.capacity={capacity}: must be at least {freq}')
     k, n = config.part
     require(k < n, f'config.part=({k}, {n}): parts are numbered from 0 to {n - 1}')
     for path in ('offline.steps', 'online.steps', 'log_interval', 'evaluation.interval', 'checkpoint.interval'):
         require(values[path] % freq == 0, f'config.{path}={values[path]}: must be a multiple of policy_freq={freq}')
+    members(config)
     total = config.offline.steps + config.online.steps * config.online.updates_per_step
     require(total <= MAX_SIZE, f'config.offline.steps and config.online.steps make {total} updates: at most {MAX_SIZE}')

@@ -64,7 +64,8 @@ def _where(error: BaseException, path: Path) -> str:
 @contextlib.contextmanager
 def _told_in_one_line(name: str, path: Path) -> Iterator[None]:
     """The file is the user's own code: what it raises becomes InputError, `sys.exit` too."""
-    sys.path.insert(0, str(path.parent.resolve()))  # as if it were run: it may import its neighbours
+    folder = str(path.parent.resolve())
+    sys.path.insert(0, folder)  # as if it were run: it may import its neighbours
     try:
         yield
     except (InputError, KeyboardInterrupt):
@@ -72,7 +73,11 @@ def _told_in_one_line(name: str, path: Path) -> Iterator[None]:
     except BaseException as error:
         raise InputError(f'--config={name}: {one_line(_where(error, path))}') from error
     finally:
-        sys.path.remove(str(path.parent.resolve()))
+        # Worker processes, which take over this path, need what it imported; last, as a neighbour may be called as a
+        # library is.
+        sys.path.remove(folder)
+        if folder not in sys.path:
+            sys.path.append(folder)
 
 
 def load(text: str) -> ConfigFile:

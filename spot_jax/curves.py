@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
-from spot_jax.config import HYPERPARAMETERS
 from spot_jax.errors import InputError
 from spot_jax.pictures import COLORS, legend, plain
 
+BEFORE_HYPERPARAMETERS = ('phase', 'gradient_steps', 'member', 'seed')  # the columns of metrics.csv without a prefix
 DEFAULT_METRICS = ['evaluation/success_rate', 'evaluation/normalized_score', 'evaluation/return']
 LINE_STYLES = ['-', '--', ':', '-.']  # the next one each time the colours are used up
 
@@ -50,7 +50,7 @@ def choose_metric(tables: Sequence[Sequence[Mapping[str, str]]], wanted: str | N
 
 def setting_labels(settings: Sequence[Mapping[str, float]]) -> list[str]:
     """Each setting's hyperparameters that differ among the settings, e.g. 'regularizer_weight=0.1'."""
-    varied = [name for name in HYPERPARAMETERS if len({s[name] for s in settings}) > 1]
+    varied = [name for name in settings[0] if len({s[name] for s in settings}) > 1]
     return [', '.join(f'{name}={s[name]:.12g}' for name in varied) for s in settings]
 
 
@@ -61,7 +61,8 @@ def learning_curves(rows: Sequence[Mapping[str, str]], metric: str, name: str = 
     passed over, else the curve would jump to the others'.
     Raises KeyError, TypeError or ValueError if a cell makes no sense or none has a value.
     """
-    labels = setting_labels([{n: float(row[n]) for n in HYPERPARAMETERS} for row in rows])
+    names = [column for column in rows[0] if '/' not in column and column not in BEFORE_HYPERPARAMETERS]
+    labels = setting_labels([{n: float(row[n]) for n in names} for row in rows])
     groups: dict[str, dict[str, dict[int, float]]] = {}  # label, seed, step
     for label, row in zip(labels, rows, strict=True):
         if row[metric]:

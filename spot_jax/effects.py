@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from spot_jax.fields import HYPERPARAMETERS
+from spot_jax.methods import GRID, METHODS, hyperparameters, path_of
 from spot_jax.tasks import TASKS
 
 
@@ -17,13 +17,21 @@ class Idle(NamedTuple):
     fields: tuple[str, ...]  # or groups of fields
 
 
-def _spans(name: str) -> Callable[[Any], bool]:
-    return lambda c: len(c.grid[name]) > 0
+def _spans(name: str, each: str) -> Callable[[Any], bool]:
+    return lambda c: c.method == name and len(c.grid[each]) > 0
 
 
-GRID = tuple(f'grid.{name}' for name in HYPERPARAMETERS)
+def _of_others(name: str) -> Idle:
+    """What only other methods than the one called `name` read."""
+    own = {path_of(name, field) for field in METHODS[name].fields}
+    all_of_them = [path_of(other, field) for other in METHODS for field in METHODS[other].fields]
+    spanned = (f'grid.{each}' for each in GRID if each not in hyperparameters(name))
+    fields = (*(path for path in all_of_them if path not in own), *spanned)
+    return Idle(lambda c: c.method == name, f'method is {name}', fields)
+
 
 IDLE = [
+    *map(_of_others, METHODS),
     Idle(
         lambda c: c.regularizer.name != 'support',
         'regularizer.name is not support',
@@ -40,7 +48,7 @@ IDLE = [
         lambda c: c.online.steps > 0 and c.online.restore is not None,
         'online.restore is given',
         (
-            *('seeds', *GRID, 'offline', 'cvae.steps', 'cvae.lr', 'cvae.restore'),
+            *('seeds', 'grid', 'offline', 'cvae.steps', 'cvae.lr', 'cvae.restore'),
             *('actor.output_init', 'critic.output_init'),
         ),
     ),
@@ -77,7 +85,11 @@ IDLE = [
         'noise_clip is 0',
         ('policy_noise', 'grid.policy_noise'),
     ),
-    *(Idle(_spans(name), f'grid.{name} is given', (path,)) for name, path in HYPERPARAMETERS.items()),
+    *(
+        Idle(_spans(name, each), f'grid.{each} is given', (path,))
+        for name in METHODS
+        for each, path in hyperparameters(name).items()
+    ),
 ]
 
 

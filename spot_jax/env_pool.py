@@ -205,7 +205,7 @@ def _end(pool: list[tuple[Any, Any]], owing: dict[int, float]) -> None:
     for w, (worker, _) in enumerate(pool):
         if w not in owing:
             worker.join(max(0.0, end - time.monotonic()))
-        if worker.is_alive() and not isinstance(worker, threading.Thread):  # a thread cannot be ended; it is a daemon
+        if not isinstance(worker, threading.Thread):  # a thread cannot be ended; it is a daemon
             workers.kill(worker)
 
 

@@ -66,7 +66,8 @@ class TaskObservation(gym.ObservationWrapper):
         super().__init__(env)
         self.layout = layout(env.observation_space)  # in the order of the vectors that `tasks.flatten` makes
         self._vector = vectorizer(task, env.observation_space, env.spec.id if env.spec else 'the environment')
-        size = self._vector(env.observation_space.sample()).shape
+        with np.errstate(over='ignore'):  # of bounds beyond float32
+            size = self._vector(env.observation_space.sample()).shape
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, size, np.float32)
 
     def observation(self, observation: Any) -> np.ndarray:

@@ -1,8 +1,11 @@
 """Errors that are for people: one clear line, no traceback."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
+
+import spot_jax
 
 
 class InputError(Exception):
@@ -33,6 +36,8 @@ def exit_status(function: Callable[[], int | None]) -> int:
     What the user or the machine is to blame for becomes one line on stderr: an `InputError` (status 2), a file or a
     disk that fails (1), too little memory (1), Ctrl-C (130).
     """
+    if signal.getsignal(signal.SIGINT) is spot_jax._stop:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         status = function() or 0
         sys.stdout.flush()

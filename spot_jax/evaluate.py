@@ -24,12 +24,12 @@ def evaluate(workdir: Path, num_episodes: int, member: int | None, seed: int, tr
     if spec is None:
         raise InputError(f'{config["dataset_id"]} names no environment to evaluate in')
     chosen = range(state['alive'].size) if member is None else [member]
-    policies = [policy.policy_of(config, state, k) for k in chosen]
+    act = policy.players(config, state, chosen)
     options = config['evaluation']  # an older run's lack some
     make_env = environments.maker(spec, task, trusted, options.get('max_episode_steps', specs.MAX_EPISODE_STEPS))
     timeout = options.get('timeout', env_pool.TIMEOUT)
-    evaluator = evaluation.Evaluator(make_env, len(policies), num_episodes, seed, task.is_maze, timeout=timeout)
-    episodes = evaluator(lambda observations: np.stack([a(o) for a, o in zip(policies, observations, strict=True)]))
+    evaluator = evaluation.Evaluator(make_env, len(chosen), num_episodes, seed, task.is_maze, timeout=timeout)
+    episodes = evaluator(act)
     evaluator.close()
     for i, k in enumerate(chosen):
         result = evaluation.summary(episodes, i, reference)

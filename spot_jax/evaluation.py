@@ -11,6 +11,10 @@ from spot_jax.tasks import Reference, normalized_score
 SLOTS = 10  # environments per member; each plays its share of the episodes one after another
 
 
+# (observations [M, K, O], rewards of the steps before [M, K], whether an episode begins [M, K]) -> actions [M, K, A]
+Act = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
 class Episodes(NamedTuple):
     """What E episodes of each of M members came to, `[M, E]` each."""
 
@@ -47,13 +51,11 @@ class Evaluator:
         self._slots = min(SLOTS, num_episodes)
         self._pool = EnvPool(make_env, num_members * self._slots, num_workers, timeout)
 
-    def __call__(
-        self, act: Callable[[np.ndarray], np.ndarray], should_stop: Callable[[], bool] = lambda: False
-    ) -> Episodes | None:
+    def __call__(self, act: Act, should_stop: Callable[[], bool] = lambda: False) -> Episodes | None:
         """Plays all episodes; None if `should_stop` said so on the way, also while an environment was waited for.
 
-        `act` takes observations [M, K, O] and gives actions [M, K, A] in the environment's bounds. Raises InputError if
-        an environment fails and then, before all episodes have been played, again.
+        `act` gives actions in the environment's bounds. Raises InputError if an environment fails and then, before all
+        episodes have been played, again.
         """
         self._pool.stopping = should_stop
         while True:
@@ -66,18 +68,20 @@ class Evaluator:
             self._pool.succeeded()
             return episodes
 
-    def _play(self, act: Callable[[np.ndarray], np.ndarray], should_stop: Callable[[], bool]) -> Episodes | None:
+    def _play(self, act: Act, should_stop: Callable[[], bool]) -> Episodes | None:
         pool, (num_members, num_episodes), slots = self._pool, self._shape, self._slots
         returns, lengths, successes = (np.zeros(self._shape) for _ in range(3))
         member, episode = np.divmod(np.arange(num_members * slots), slots)  # which of them each environment plays
         observations = pool.reset(np.arange(len(member)), self._seed + episode)
+        rewards, starts = np.zeros(len(member)), np.ones(len(member), bool)
         while (playing := np.flatnonzero(episode < num_episodes)).size:
             if should_stop():
                 return None
-            actions = act(observations.reshape(num_members, slots, -1)).reshape(len(member), -1)
+            side_by_side = (x.reshape(num_members, slots, *x.shape[1:]) for x in (observations, rewards, starts))
+            actions = act(*side_by_side).reshape(len(member), -1)
             pool.send(playing, actions[playing])
             steps = pool.receive()
-            observations[playing] = steps.observations
+            observations[playing], rewards[playing], starts[:] = steps.observations, steps.rewards, False
             at = member[playing], episode[playing]
             returns[at] += steps.rewards
             lengths[at] += 1
@@ -87,6 +91,7 @@ class Evaluator:
             again = ended[episode[ended] < num_episodes]
             if again.size:
                 observations[again] = pool.reset(again, self._seed + episode[again])
+                rewards[again], starts[again] = 0.0, True
         return Episodes(returns, lengths, successes if self._is_maze else None)
 
     def close(self) -> None:

@@ -12,13 +12,13 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from spot_jax import evaluation, policy, results
+from spot_jax import evaluation, policy, population, results
 from spot_jax.config import Population
+from spot_jax.core.method import Algorithm
 from spot_jax.env_pool import MakeEnv
 from spot_jax.errors import InputError
 from spot_jax.evaluation import Episodes, Evaluator
 from spot_jax.metrics import MetricWriter
-from spot_jax.networks import Actor
 from spot_jax.population import PhaseState
 from spot_jax.tasks import Reference, Task
 from spot_jax.types import Params
@@ -52,14 +52,16 @@ class Evaluations:
         make_env: MakeEnv | None,
         reference: Reference | None,
         task: Task,
-        actor: Actor,
+        algorithm: Algorithm,
+        hypers: Any,
         scaling: policy.Scaling,
         saved: dict[str, Any],
     ):
         """`saved` is the checkpoint's part: what `arrays` made."""
         self.enabled = make_env is not None and config.evaluation.episodes > 0
         self._options, self._population, self._scaling = config.evaluation, population, scaling
-        self._make_env, self._reference, self._task, self._actor = make_env, reference, task, actor
+        self._make_env, self._reference, self._task = make_env, reference, task
+        self._algorithm, self._hypers = algorithm, hypers
         self.at: int = saved.get('evaluated_at', 0)  # the step of the last one
         self.episodes = Episodes.from_arrays(saved.get('episodes'))  # of the last one
         self.before = Episodes.from_arrays(saved.get('before'))  # of the online phase's first
@@ -104,10 +106,13 @@ class Evaluations:
         else:
             self.writer.write(rows)
 
-    def launch(self, phase: str, state: PhaseState, step: int, stopping: Callable[[], bool]) -> None:
-        """Evaluates the policies of `state` [C, P] as they are now; without workers, before it returns."""
+    def launch(self, phase: str, state: PhaseState, shared: Any, step: int, stopping: Callable[[], bool]) -> None:
+        """Evaluates the policies of `state` [C, P] as they are now; without workers, before it returns.
+
+        `shared` [C] is what the members' stages came to.
+        """
         self._wait(stopping)
-        params = policy.snapshot(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), state.learner.actor.params))
+        params = policy.snapshot(population.policies_of(self._algorithm, state.learner, shared, self._hypers))
         self._submit(phase, step, jax.device_get(state.replace(learner=None)), params)
         if self._options.workers == 0:
             self._wait(stopping)
@@ -124,9 +129,10 @@ class Evaluations:
             o, size = self._options, len(self._population.members)
             arguments = self._make_env, size, o.episodes, o.seed, self._task.is_maze, o.workers, o.timeout
             self._evaluator = Evaluator(*arguments)
-            self._act = policy.batched_act(self._actor)
-        act = lambda observations: self._act(params, observations, self._scaling)
-        return self._evaluator(act, lambda: self._cancelled), time.monotonic() - start
+            self._actors = policy.Actors(self._algorithm)
+        return self._evaluator(
+            self._actors.play(params, self._scaling), lambda: self._cancelled
+        ), time.monotonic() - start
 
     def collect(self) -> None:
         """Takes in the evaluation in flight if it has ended."""

@@ -7,10 +7,8 @@ from typing import Any
 
 from spot_jax.core.fields import (
     FOLDER,
-    HIDDEN_DIMS,
     LARGE,
     MAX_SEED,
-    POSITIVE,
     SHARE,
     SMALL,
     SOME_STEPS,
@@ -26,22 +24,14 @@ from spot_jax.core.fields import (
     whole,
 )
 from spot_jax.env_pool import TIMEOUT
-from spot_jax.regularizers import PENALTIES, REGULARIZERS
+from spot_jax.methods import GRID, METHODS, path_of
 from spot_jax.specs import MAX_EPISODE_STEPS
 from spot_jax.tasks import TASKS
 
-# Where each traced hyperparameter's value comes from when the grid does not vary it.
-HYPERPARAMETERS = {
-    'regularizer_weight': 'regularizer.weight',
-    'actor_lr': 'actor.lr',
-    'critic_lr': 'critic.lr',
-    'discount': 'discount',
-    'beta': 'cvae.beta',
-    'tau': 'tau',
-    'policy_noise': 'policy_noise',
-    'noise_clip': 'noise_clip',
-}
 PRECISIONS = ('float32', 'tensorfloat32', 'bfloat16')
+
+# Every method's options by their paths: SPOT's are at the top of the tree, the others' under their names.
+OF_METHODS = {path_of(name, field): takes for name, method in METHODS.items() for field, takes in method.fields.items()}
 
 FIELDS: dict[str, Field] = {
     'dataset_id': Field(None, text('the id of a Minari dataset'), 'the dataset, as Minari calls it'),
@@ -58,35 +48,10 @@ FIELDS: dict[str, Field] = {
     ),
     'seeds': Field((0,), several(whole(0, MAX_SEED), 1, distinct=True), "the population's; times the grid"),
     'part': Field((0, 1), several(whole(), 2, 2), 'k,n: train only the k-th of n parts of the members'),
-    'batch_size': Field(256, whole(1), 'transitions in a minibatch'),
+    'method': Field('spot', choice(METHODS), 'what is trained: see the options of each'),
     'log_interval': Field(1000, SOME_STEPS, 'gradient steps between two rows of metrics, and between two host syncs'),
     'precision': Field('float32', choice(PRECISIONS), 'of matrix products, where the device can'),
-    'normalize_observations': Field(False, flag(), '(s − mean) / (std + 1e-3)'),
-    'discount': Field(0.99, SHARE, 'γ'),
-    'tau': Field(0.005, SHARE, "the targets' step towards the networks, at each of the actor's updates"),
-    'policy_noise': Field(0.2, real(), "standard deviation of the target policy's noise"),
-    'noise_clip': Field(0.5, real(), 'bound of that noise'),
-    'policy_freq': Field(2, whole(1, 100), 'critic updates per actor and target update'),
-    'normalize_q': Field(True, flag(), "divide the actor's Q by its mean magnitude"),
-    'actor.hidden_dims': Field((256, 256), HIDDEN_DIMS, 'units of each hidden layer'),
-    'actor.lr': Field(3e-4, POSITIVE, 'learning rate'),
-    'actor.dropout': Field(0.0, real(0, 0.99), 'share of hidden units left out while training'),
-    'actor.output_init': Field(
-        None, optional(real()), "bound of the output layer's initial values; None: 1/√(its inputs)"
-    ),
-    'critic.hidden_dims': Field((256, 256), HIDDEN_DIMS, 'units of each hidden layer'),
-    'critic.lr': Field(3e-4, POSITIVE, 'learning rate'),
-    'critic.output_init': Field(None, optional(real()), "as the actor's"),
-    'cvae.hidden_dims': Field((750, 750), HIDDEN_DIMS, 'units of each hidden layer, of encoder and decoder'),
-    'cvae.latent_dim': Field(None, optional(whole(1)), 'None: twice the action dimension'),
-    'cvae.lr': Field(1e-3, POSITIVE, 'learning rate'),
-    'cvae.beta': Field(0.5, POSITIVE, "β, the KL term's weight, which sets the decoder's variance, too"),
-    'cvae.steps': Field(100_000, SOME_STEPS, 'gradient steps'),
-    'cvae.restore': Field(None, FOLDER, "a run's folder: take its CVAEs, of the same seeds and β, train none"),
-    'regularizer.name': Field('support', choice(REGULARIZERS), 'none: TD3, bc: TD3+BC, support: SPOT'),
-    'regularizer.estimator': Field('elbo', choice(PENALTIES), 'elbo: its loss form; importance_weighted: nats'),
-    'regularizer.num_samples': Field(1, whole(1), "L, latents of a state's estimate"),
-    'regularizer.weight': Field(0.1, real(), 'λ; of bc: 1/α'),
+    **OF_METHODS,
     'offline.steps': Field(1_000_000, SOME_STEPS, 'gradient steps'),
     'online.steps': Field(0, STEPS, 'environment steps of each member after the offline phase; 0: none'),
     'online.restore': Field(None, FOLDER, "a run's folder: go on from its policies, CVAEs and optimisers"),
@@ -121,9 +86,10 @@ FIELDS: dict[str, Field] = {
     'checkpoint.interval': Field(50_000, STEPS, 'steps between two checkpoints; 0: only at the end'),
     'checkpoint.keep': Field(2, whole(1), 'the newest ones that are kept'),
 }
-for _name, _path in HYPERPARAMETERS.items():
-    _values = several(FIELDS[_path].takes, distinct=True)
-    FIELDS[f'grid.{_name}'] = Field((), _values, f"values to span; empty: {_path}'s own")
+for _name, _path in GRID.items():
+    FIELDS[f'grid.{_name}'] = Field(
+        (), several(FIELDS[_path].takes, distinct=True), f"values to span; empty: {_path}'s"
+    )
 
 
 def shown(value: Any) -> str:

@@ -15,16 +15,17 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from spot_jax import online, results, sharding
+from spot_jax import methods, online, results, sharding
 from spot_jax.config import Population
 from spot_jax.env_pool import TIMEOUT, EnvPool, MakeEnv, Steps, StoppedError, WorkerRestartedError
 from spot_jax.errors import InputError
+from spot_jax.methods import METHODS
 from spot_jax.policy import snapshot
 from spot_jax.population import PhaseState
 from spot_jax.ring_files import RingFiles
 from spot_jax.scaling import Scaling
 from spot_jax.tasks import Task
-from spot_jax.train_state import init_adam
+from spot_jax.train_state import TrainState, init_adam
 from spot_jax.workdir import without_broken
 
 PATIENCE = 1000  # environment steps: an environment that fails twice within so many ends the run
@@ -47,6 +48,7 @@ class Collector:
         num_workers: int = 0,
         timeout: float = TIMEOUT,
         stopping: Callable[[], bool] = lambda: False,
+        rewards: Callable[[np.ndarray], np.ndarray] = lambda task_rewards: task_rewards,
     ):
         """Starts an episode of every member; `step` counts environment steps, from a checkpoint on if resumed.
 
@@ -56,7 +58,7 @@ class Collector:
         self._seeds = [member.seed for member in population.members]
         self._pool = EnvPool(make_env, len(self._seeds), num_workers, timeout, PATIENCE)
         self._pool.stopping, self._pool.grace = stopping, GRACE
-        self._task, self._scaling = task, scaling
+        self._task, self._scaling, self._rewards = task, scaling, rewards
         self.observations: np.ndarray  # [M, O], raw
         try:
             self._begin_all(step)
@@ -95,7 +97,7 @@ class Collector:
         self._pool.succeeded()
         before, after = (self._scaling.normalized(x) for x in (self.observations, steps.observations))
         masks = 1.0 - self._task.terminal(steps.rewards, steps.terminated)
-        rewards = self._task.reward(steps.rewards)
+        rewards = self._rewards(self._task.reward(steps.rewards))
         self.observations = steps.observations
         ended = np.flatnonzero(steps.terminated | steps.truncated | (masks == 0))
         if ended.size:
@@ -121,15 +123,19 @@ class Collector:
 def options_of(config: ConfigDict) -> online.Options:
     """The pure part's options."""
     o = config.online
-    return online.Options(o.keep_offline, o.offline_share, o.cooling_floor, o.cooling_steps, o.exploration_noise)
+    cooled = METHODS[config.method].cooled
+    return online.Options(
+        o.keep_offline, o.offline_share, o.cooling_floor, o.cooling_steps, o.exploration_noise, cooled
+    )
 
 
 def started(config: ConfigDict, state: PhaseState) -> PhaseState:
     """The offline phase's last state as the online one's first."""
     learner = state.learner
     if config.online.reset_optimizers:
-        fresh = lambda s: s.replace(opt_state=jax.vmap(jax.vmap(init_adam))(s.params))
-        learner = learner.replace(actor=fresh(learner.actor), critic=fresh(learner.critic))
+        is_network = lambda x: isinstance(x, TrainState)
+        fresh = lambda s: s.replace(opt_state=jax.vmap(jax.vmap(init_adam))(s.params)) if is_network(s) else s
+        learner = jax.tree.map(fresh, learner, is_leaf=is_network)
     return state.replace(learner=learner, block=jnp.int32(0))
 
 
@@ -139,9 +145,10 @@ def fine_tune(run: Any, state: PhaseState, make_env: MakeEnv) -> PhaseState:
     A resumed run starts new episodes: what is lost is the episodes that were in flight. Also if environments fail again
     and again, a checkpoint is written first; then `run.failure` says so.
     """
-    config, population, freq = run.config, run.population, run.spec.td3.policy_freq
+    config, population, algorithm = run.config, run.population, run.parts.algorithm
+    freq = algorithm.block
     options, steps, shape = options_of(config), config.online.steps, run.population.shape
-    evaluations, row_size = run.evaluations, run.rows.shape[1]
+    evaluations, row_size = run.evaluations, run.data.rows.shape[1]
     files = RingFiles(run.workdir / 'ring', run.saved.get('ring_segments'), run.saved.get('ring_sha256'))
     mesh = sharding.grid_mesh(shape, jax.local_devices())
     hypers = run.hypers
@@ -151,10 +158,12 @@ def fine_tune(run: Any, state: PhaseState, make_env: MakeEnv) -> PhaseState:
         mesh,
         state,
         files.load(shape, config.online.capacity or steps, row_size),  # not kept: it is as large as the ring
-        *(run.seeds, hypers, run.density_params, run.rows),
+        *(run.seeds, hypers, run.shared, run.data),
     )
-    update, add = online.online_phase(run.spec, options, mesh), online.adder(mesh)
-    act = online.explorer(run.spec, options)
+    batch_size = methods.options(config).batch_size
+    update = online.online_phase(algorithm, batch_size, options, mesh, config.precision)
+    add, act = online.adder(mesh), online.explorer(algorithm, len(run.scaling.action_low), options)
+    policy_of = jax.jit(jax.vmap(jax.vmap(algorithm.policy, (0, None, 0))))
     accumulate = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
     step = int(ring.count)
     collector: Collector | None = None
@@ -178,7 +187,7 @@ def fine_tune(run: Any, state: PhaseState, make_env: MakeEnv) -> PhaseState:
     with tqdm(total=steps, initial=step, desc='online', unit=' steps', disable=not sys.stdout.isatty()) as bar:
         while True:
             start = time.monotonic()
-            actor = snapshot(state.learner.actor.params)
+            policies = snapshot(policy_of(state.learner, fixed[2], fixed[1]))
             if owed and due(log, save, evaluate):
                 state, owed = updated(state), False
             if total is not None and due(log, save):
@@ -192,7 +201,7 @@ def fine_tune(run: Any, state: PhaseState, make_env: MakeEnv) -> PhaseState:
             done = step >= steps or (not owed and not np.asarray(state.alive).any())
             asked = evaluations.enabled and evaluations.at != step and (step == 0 or done or due(evaluate))
             if asked and done and not stop:
-                evaluations.launch('online', state, step, run.stopping)
+                evaluations.launch('online', state, run.shared, step, run.stopping)
             if stop or done or (step > 0 and due(save)):
                 evaluations.finish(step, run.stopping)
                 if saved_at != (step, evaluations.at):
@@ -204,19 +213,21 @@ def fine_tune(run: Any, state: PhaseState, make_env: MakeEnv) -> PhaseState:
                     collector.close()
                 return state
             if asked:
-                evaluations.launch('online', state, step, run.stopping)
+                evaluations.launch('online', state, run.shared, step, run.stopping)
             if owed:
                 state = updated(state)
             try:
                 if collector is None:
                     timeout = config.evaluation.timeout
                     arguments = make_env, population, run.task, run.scaling, step, config.online.workers
-                    collector = Collector(*arguments, timeout, run.stopping)
-                rows = collector.block(online.with_policies(act, actor, run.seeds), freq, step)
+                    collector = Collector(*arguments, timeout, run.stopping, run.rewards)
+                rows = collector.block(online.with_policies(act, policies, run.seeds), freq, step)
             except (InputError, StoppedError) as error:
                 run.failure = error if isinstance(error, InputError) else None
                 evaluations.finish(step, run.stopping)
-                run.save('online', state, ring_segments=files.save(ring))
+                state = without_broken(state)
+                files.save(ring)
+                run.save('online', state, **files.arrays())
                 if collector is not None:
                     collector.close()
                 return state

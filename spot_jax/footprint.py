@@ -3,33 +3,61 @@
 It is a lower bound: what the compiler adds is not known before it has run.
 """
 
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.extend import core
 from ml_collections import ConfigDict
 
+from spot_jax.build import build
+from spot_jax.core.method import Algorithm, Data, Stage
 from spot_jax.memory import Part, device_memory, require_room
+from spot_jax.methods import METHODS, hyperparameters
 from spot_jax.population import AT_ONCE
 
 FLOAT = 4  # bytes
-ADVICE = 'lower config.batch_size, config.regularizer.num_samples, hidden_dims, or the number of seeds and grid values'
-NETWORKS = 'the hidden_dims of config.actor and config.critic, or the number of seeds and grid values'
-CVAES = 'config.cvae.hidden_dims, or the number of seeds and values of config.grid.beta'
-
-
-def _parameters(inputs: int, hidden_dims: Sequence[int], outputs: int) -> int:
-    """Of a `networks.MLP`."""
-    return sum((a + 1) * b for a, b in itertools.pairwise([inputs, *hidden_dims, outputs]))
+POPULATION = 'the number of seeds and grid values'
+MINIBATCH = 'what makes minibatches large: batch_size, num_samples, hidden_dims'
+ADVICE = f'lower {MINIBATCH}, or {POPULATION}'
 
 
 def _members(config: ConfigDict) -> tuple[int, int]:
-    """How many members this process trains, and how many CVAEs, at least; not one by one, as there may be millions."""
-    cvaes = len(config.seeds) * max(1, len(config.grid.beta))
-    everyone = cvaes * math.prod(max(1, len(values)) for name, values in config.grid.items() if name != 'beta')
+    """How many members this process trains, and how many groups of stages, at least; there may be millions."""
+    shared_by = METHODS[config.method].shared_by
+    number = {name: max(1, len(config.grid[name])) for name in hyperparameters(config.method)}
+    groups = len(config.seeds) * math.prod(number[name] for name in shared_by)
+    everyone = groups * math.prod(count for name, count in number.items() if name not in shared_by)
     count = config.part[1]
-    return max(1, everyone // count), max(1, cvaes // count)
+    return max(1, everyone // count), max(1, groups // count)
+
+
+def _size(tree: Any) -> int:
+    """Bytes of the arrays in a tree of shapes."""
+    return sum(math.prod(x.shape) * FLOAT for x in jax.tree.leaves(tree))
+
+
+def _products(jaxpr: core.Jaxpr) -> Iterator[int]:
+    """The bytes of each matrix product's result: the compiler fuses other values, and so does not store them."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == 'dot_general':
+            yield _size([variable.aval for variable in equation.outvars])
+        for inner in core.jaxprs_in_params(equation.params):
+            yield from _products(inner)
+
+
+def _of_update(part: Algorithm | Stage, hypers: Any, shared: Any, row_size: int) -> tuple[Any, int]:
+    """A part's learner by its shapes, and the bytes that an update draws and computes, at least."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    row, index = jnp.zeros(row_size), jnp.int32(0)
+    data = jax.eval_shape(
+        lambda: Data(row[None], index[None], index[None], jnp.zeros(1))
+    )  # of more it would be as well
+    learner, drawn = jax.eval_shape(part.init, key), jax.eval_shape(part.draw, key, data)
+    made = jax.make_jaxpr(part.update)(learner, shared, drawn, hypers, index)
+    return learner, _size(drawn) + max(_products(made.jaxpr), default=0)
 
 
 def phases(
@@ -39,42 +67,35 @@ def phases(
 
     sizes: of observations and actions.
     """
-    o, a = sizes
-    members, cvaes = (-(-number // devices) for number in _members(config))
-    z, row = config.cvae.latent_dim or 2 * a, 2 * o + a + 2
-    samples, batch, freq = config.regularizer.num_samples, config.batch_size, config.policy_freq
-    actor, critic, cvae = config.actor.hidden_dims, config.critic.hidden_dims, config.cvae.hidden_dims
-    policy_size = _parameters(o, actor, a) + 2 * _parameters(o + a, critic, 1)
-    cvae_size = _parameters(o + a, cvae, 2 * z) + _parameters(o + z, cvae, a)
-    uses_density = config.regularizer.name == 'support'
-
-    def bytes_of(name: str, numbers: int, lower: str) -> Part:
-        return Part(name, FLOAT * numbers, lower)
-
-    def minibatches(numbers: int, lower: str) -> Part:
-        return bytes_of("one update's minibatches", min(at_once, members) * numbers, lower)
-
-    # A policy has its targets and Adam's two moments, a CVAE in training the moments. Of a minibatch, the widest
-    # layer's outputs and the noise that goes in wait for the gradient.
-    always = [
-        bytes_of('the policies with their optimisers', 4 * members * policy_size, NETWORKS),
-        bytes_of('the dataset', transitions * row, "the dataset's size"),
-    ]
+    parts, row = build(config, *sizes), 2 * sizes[0] + sizes[1] + 2
+    members, groups = (-(-number // devices) for number in _members(config))
+    kind = parts.method.hyperparameters
+    hypers = kind(*(jax.ShapeDtypeStruct((), jnp.float32) for _ in kind._fields))
+    always = [Part('the dataset', FLOAT * transitions * row, "the dataset's size")]
     found: dict[str, list[Part]] = {}
-    if uses_density and config.cvae.restore is None and config.online.restore is None:
-        states = bytes_of('the CVAEs with their optimisers', 3 * cvaes * cvae_size, CVAES)
-        found['cvae'] = [*always, states, minibatches(batch * (row + max(cvae)), 'config.batch_size')]
-    largest = max(freq * batch * (row + 2 * max(critic)), batch * max(actor))
-    lower = 'config.batch_size'
-    if uses_density:
-        largest = max(largest, batch * samples * (z + max(cvae)))
-        lower += ' or config.regularizer.num_samples'
-        always.append(bytes_of('the CVAEs', cvaes * cvae_size, CVAES))
-    found['offline'] = [*always, minibatches(largest, lower)]
+    shared: Any = None
+    lower = f'the hidden_dims of its networks, or {POPULATION}'
+    for stage in parts.stages:
+        learner, update = _of_update(stage, hypers, shared, row)
+        name = stage.name.upper()
+        found[stage.name] = [
+            *always,
+            Part(f'the {name}s with their optimisers', groups * _size(learner), lower),
+            Part(f"one {name} update's minibatches", min(at_once, members) * update, MINIBATCH),
+        ]
+        shared = jax.eval_shape(stage.result, learner, shared)
+    learner, update = _of_update(parts.algorithm, hypers, shared, row)
+    found['offline'] = [
+        *always,
+        Part('the policies with their optimisers', members * _size(learner), lower),
+        Part("what the policies' stages came to", groups * _size(shared), lower),
+        Part("one update's minibatches", min(at_once, members) * update, MINIBATCH),
+    ]
     if config.online.steps:
         kept = config.online.capacity or config.online.steps
-        lower = 'config.online.capacity, or the number of seeds and grid values'
-        ring = bytes_of("the members' new transitions", members * kept * row, lower)
+        ring = Part(
+            "the members' new transitions", FLOAT * members * kept * row, f'config.online.capacity, or {POPULATION}'
+        )
         found['online'] = [*found['offline'], ring]
     return found
 

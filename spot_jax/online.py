@@ -13,14 +13,10 @@ import numpy as np
 from flax import struct
 from jax.sharding import Mesh, PartitionSpec
 
-from spot_jax import td3
-from spot_jax.population import XLA_OPTIONS, PhaseState, Spec, guard, stream_keys
+from spot_jax.core.method import Algorithm, Data
+from spot_jax.population import EXPLORE, ONLINE_TRAIN, XLA_OPTIONS, PhaseState, guard, stream_keys
 from spot_jax.sharding import CVAES, EVERYWHERE, POLICIES, compile_on, layout
-from spot_jax.td3 import Hyperparameters, TD3State
-from spot_jax.types import Array, Metrics, Params, unpack
-
-# Streams of a seed's random numbers, after those of `population`.
-ONLINE_TRAIN, EXPLORE = 4, 5
+from spot_jax.types import Array, Metrics, Params
 
 
 class Ring(struct.PyTreeNode):
@@ -41,9 +37,10 @@ class Options(NamedTuple):
 
     keep_offline: bool  # whether the dataset stays in the replay buffer
     offline_share: float | None  # of a minibatch, drawn from the dataset; None: uniform over both
-    floor: float  # λ is cooled linearly, from 1 to this multiple of it, ...
+    floor: float  # λ (what `cooled` names) falls linearly, from 1 to this multiple of it, ...
     cooling_steps: int  # ... over so many environment steps; 0: λ stays as it is
     exploration_noise: float  # standard deviation, of actions in [-1, 1]
+    cooled: tuple[str, ...] = ()  # the hyperparameters that are cooled
 
 
 def empty_ring(shape: tuple[int, int], capacity: int, row_size: int) -> Ring:
@@ -90,8 +87,8 @@ def cooled(weight: Array, step: Array, options: Options) -> Array:
     return weight * jnp.maximum(options.floor, 1.0 - step / options.cooling_steps)
 
 
-# (state, ring, seeds [C], hypers [C, P], CVAE parameters [C], rows [N, D]) -> (state, metrics)
-OnlinePhase = Callable[[PhaseState, Ring, Array, Hyperparameters, Params, Array], tuple[PhaseState, Metrics]]
+# (state, ring, seeds [C], hypers [C, P], the stages' results [C], data) -> (state, metrics)
+OnlinePhase = Callable[[PhaseState, Ring, Array, Any, Any, Data], tuple[PhaseState, Metrics]]
 
 
 def place(mesh: Mesh, *arguments: Any) -> tuple[Any, ...]:
@@ -99,7 +96,9 @@ def place(mesh: Mesh, *arguments: Any) -> tuple[Any, ...]:
     return jax.device_put(arguments, layout(ARGUMENTS, mesh))
 
 
-def online_phase(spec: Spec, options: Options, mesh: Mesh) -> OnlinePhase:
+def online_phase(
+    algorithm: Algorithm, batch_size: int, options: Options, mesh: Mesh, precision: str = 'float32'
+) -> OnlinePhase:
     """Compiles one block of F updates of every member, after F new environment steps; the state is donated.
 
     Arguments lie on `mesh` as `place` puts them; a device updates its own members.
@@ -107,53 +106,52 @@ def online_phase(spec: Spec, options: Options, mesh: Mesh) -> OnlinePhase:
     The i-th of the F minibatches is drawn as it would have been right after the i-th of these steps. λ is that of the
     last of them, when the actor moves.
     """
-    freq, batch_size = spec.td3.policy_freq, spec.batch_size
+    freq, draw_for = algorithm.block, algorithm.draw_for
+    assert draw_for is not None
 
     def member(
-        learner: TD3State,
-        ring_rows: Array,
-        hypers: Hyperparameters,
-        params: Params,
-        key: Array,
-        count: Array,
-        rows: Array,
-    ) -> tuple[TD3State, Metrics]:
+        learner: Any, ring_rows: Array, hypers: Any, shared: Any, key: Array, count: Array, step: Array, data: Data
+    ) -> tuple[Any, Metrics]:
         sample_key, noise_key = jax.random.split(key)
         sizes = jnp.minimum(count - freq + 1 + jnp.arange(freq), ring_rows.shape[0])
         draw = partial(sample, batch_size=batch_size, options=options)
-        minibatches = jax.vmap(draw, (0, None, None, 0))(jax.random.split(sample_key, freq), rows, ring_rows, sizes)
-        batches = unpack(minibatches, spec.observation_dim, spec.td3.actor.action_dim)
-        noise = td3.draw_noise(noise_key, spec.td3, batch_size)
-        hypers = hypers._replace(regularizer_weight=cooled(hypers.regularizer_weight, count, options))
-        learner, metrics = td3.update(learner, spec.td3, params, batches, noise, hypers)
+        keys = jax.random.split(sample_key, freq)
+        minibatches = jax.vmap(draw, (0, None, None, 0))(keys, data.rows, ring_rows, sizes)
+        lower = {name: cooled(getattr(hypers, name), count, options) for name in options.cooled}
+        drawn = draw_for(noise_key, minibatches)
+        learner, metrics = algorithm.update(learner, shared, drawn, hypers._replace(**lower), step)
         return learner, jax.tree.map(jnp.mean, metrics)
 
     def run(
-        state: PhaseState, ring: Ring, seeds: Array, hypers: Hyperparameters, params: Params, rows: Array
+        state: PhaseState, ring: Ring, seeds: Array, hypers: Any, shared: Any, data: Data
     ) -> tuple[PhaseState, Metrics]:
         keys = jax.vmap(jax.random.fold_in, (0, None))(stream_keys(seeds, ONLINE_TRAIN), state.block)
-        over_settings = jax.vmap(member, (0, 0, 0, None, None, None, None))
-        over_cvaes = jax.vmap(over_settings, (0, 0, 0, 0, 0, None, None))
-        new, metrics = over_cvaes(state.learner, ring.rows, hypers, params, keys, ring.count, rows)
+        over_settings = jax.vmap(member, (0, 0, 0, None, None, None, 0, None))
+        over_seeds = jax.vmap(over_settings, (0, 0, 0, 0, 0, None, 0, None))
+        arguments = state.learner, ring.rows, hypers, shared, keys, ring.count, state.gradient_steps, data
+        new, metrics = over_seeds(*arguments)
         alive, learner = guard(state.alive, metrics, new, state.learner)
         return PhaseState(learner, alive, state.gradient_steps + freq * alive, state.block + 1), metrics
 
-    run = jax.default_matmul_precision(spec.precision)(run)
+    run = jax.default_matmul_precision(precision)(run)
     return compile_on(mesh, run, ARGUMENTS, (STATE, POLICIES), XLA_OPTIONS.get(mesh.devices.flat[0].platform))
 
 
-# (actor parameters [C, P], observations [C, P, O], seeds [C], step) -> actions [C, P, A] in [-1, 1]
+# (policies [C, P], observations [C, P, O], seeds [C], step) -> actions [C, P, A] in [-1, 1]
 Act = Callable[[Params, Array, Array, Array], Array]
 
 
-def explorer(spec: Spec, options: Options) -> Act:
-    """Compiles acting with exploration: π(s) + N(0, exploration_noise²), clipped."""
+def explorer(algorithm: Algorithm, action_dim: int, options: Options) -> Act:
+    """Compiles acting with exploration, as the method explores."""
+    assert algorithm.explore is not None
+    over_settings = jax.vmap(algorithm.explore, (0, 0, None, None))  # a seed's settings share their noise
 
-    def act(params: Params, observations: Array, seeds: Array, step: Array) -> Array:
-        actions = jax.vmap(jax.vmap(spec.td3.actor.apply))(params, observations)
+    def act(policies: Params, observations: Array, seeds: Array, step: Array) -> Array:
         keys = jax.vmap(jax.random.fold_in, (0, None))(stream_keys(seeds, EXPLORE), step)
-        noise = jax.vmap(lambda key: jax.random.normal(key, (1, actions.shape[-1])))(keys)  # a seed's settings share it
-        return jnp.clip(actions + options.exploration_noise * noise, -1.0, 1.0)
+        noise = jax.vmap(lambda key: jax.random.normal(key, (action_dim,)))(keys)
+        return jax.vmap(over_settings, (0, 0, 0, None))(
+            policies, observations, noise, jnp.float32(options.exploration_noise)
+        )
 
     return jax.jit(act)
 

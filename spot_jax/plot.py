@@ -24,6 +24,7 @@ from spot_jax.folder import read_json
 from spot_jax.pictures import Rollouts, draw_rollouts, png
 from spot_jax.tasks import Reference, Task, task_of
 from spot_jax.workdir import read_config
+from spot_jax.workdir import read_run as read_trained
 
 EVALUATION_SEED = 20_000  # of the first episode, as `python -m spot_jax.evaluate` has it
 
@@ -83,7 +84,7 @@ class _Tracked(gym.Wrapper):
 
 def roll_out(run: RunFolder, member: int, num_episodes: int, trusted: bool = False) -> Rollouts:
     """Plays episodes of a maze's policy; raises InputError if the policy or the environment is not there."""
-    act = policy.load(run.workdir, member)
+    act = policy.players(*read_trained(run.workdir), [member])
     spec = evaluation_spec(open_minari(run.dataset_id))
     if spec is None:
         raise InputError(f'{run.dataset_id} names no environment')

@@ -4,17 +4,24 @@ policy = spot_jax.policy.load('runs/umaze')
 actions = policy(observations)
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import serialization
+from ml_collections import ConfigDict
 
+from spot_jax import evaluation, population
+from spot_jax.build import build
+from spot_jax.config import members
+from spot_jax.core.method import Algorithm
 from spot_jax.errors import InputError
-from spot_jax.networks import Actor
 from spot_jax.scaling import Scaling
-from spot_jax.types import Params
+from spot_jax.types import Array, Params
 from spot_jax.workdir import read_run
 
 
@@ -27,44 +34,77 @@ def snapshot(params: Params) -> Params:
     return jax.device_put(jax.tree.map(np.array, params), device)
 
 
-def batched_act(actor: Actor) -> Callable[[Params, np.ndarray, Scaling], np.ndarray]:
-    """A compiled `(params [M], observations [M, K, O], scaling) -> actions [M, K, A]`, without dropout or noise."""
-    forward = jax.jit(jax.vmap(actor.apply))
+class Actors:
+    """Policies that act side by side, each in K environments, without noise; they remember their episodes."""
 
-    def act(params: Params, observations: np.ndarray, scaling: Scaling) -> np.ndarray:
-        return scaling.bounded(np.asarray(forward(params, scaling.normalized(observations))))
+    def __init__(self, algorithm: Algorithm):
+        self._memory = algorithm.memory()
 
-    return act
+        def act(policies: Params, memory: Any, observations: Array, rewards: Array, starts: Array) -> Any:
+            begin = lambda fresh, kept: jnp.where(starts.reshape(starts.shape + (1,) * (kept.ndim - 2)), fresh, kept)
+            memory = jax.tree.map(begin, self._memory, memory)
+            over_environments = jax.vmap(algorithm.act, (None, 0, 0, 0))
+            return jax.vmap(over_environments)(policies, memory, observations, rewards)
+
+        self._act = jax.jit(act)
+
+    def play(self, policies: Params, scaling: Scaling) -> evaluation.Act:
+        """`(observations [M, K, O], rewards [M, K], starts [M, K]) -> actions [M, K, A]` of policies [M].
+
+        Rewards are those of the steps before; `starts` tells where an episode begins.
+        """
+        memory: Any = None
+
+        def act(observations: np.ndarray, rewards: np.ndarray, starts: np.ndarray) -> np.ndarray:
+            nonlocal memory
+            if memory is None:
+                repeat = lambda x: jnp.broadcast_to(x, (*starts.shape, *jnp.shape(x)))
+                memory = jax.tree.map(repeat, self._memory)
+            rewards = rewards.astype(np.float32)
+            actions, memory = self._act(policies, memory, scaling.normalized(observations), rewards, starts)
+            return scaling.bounded(np.asarray(actions))
+
+        return act
 
 
-def policy_of(config: Mapping[str, Any], state: Mapping[str, Any], member: int) -> Callable[[np.ndarray], np.ndarray]:
-    """The policy of one member, from a run's config and checkpoint; see `load`."""
-    shape = state['alive'].shape
-    if not 0 <= member < state['alive'].size:
-        raise InputError(f'no member {member}: the run has members 0 to {state["alive"].size - 1}')
-    index = np.unravel_index(member, shape)
-    params = jax.tree.map(lambda x: np.asarray(x)[index][None], state['learner']['actor']['params'])
-    scaling = Scaling(**state['scaling'])
-    act = batched_act(Actor(len(scaling.action_low), tuple(config['actor']['hidden_dims'])))
+def players(config: Mapping[str, Any], state: Mapping[str, Any], chosen: Sequence[int]) -> evaluation.Act:
+    """The policies of some members side by side, from a run's config and checkpoint; see `Actors.play`.
 
-    def policy(observations: np.ndarray) -> np.ndarray:
+    Raises InputError if there is no such member.
+    """
+    for member in chosen:
+        if type(member) is not int or not 0 <= member < state['alive'].size:
+            raise InputError(f'no member {member!r}: the run has members 0 to {state["alive"].size - 1}')
+    full, scaling = ConfigDict(config), Scaling(**state['scaling'])
+    everyone, algorithm = members(full), build(full, len(scaling.mean), len(scaling.action_low)).algorithm
+    init = partial(population.init_policies, num_settings=everyone.shape[1], algorithm=algorithm)
+    learner = serialization.from_state_dict(jax.eval_shape(init, everyone.seeds()).learner, state['learner'])
+    policies = population.policies_of(algorithm, learner, state['density_params'], everyone.hyperparameters())
+    some = jax.tree.map(lambda x: np.asarray(x)[np.array(chosen)], policies)
+    return Actors(algorithm).play(some, scaling)
+
+
+def load(workdir: str | Path, member: int = 0) -> Callable[..., np.ndarray]:
+    """A run's policy: raw observations `[..., O]` (the task's flat vectors) to the environment's actions `[..., A]`.
+
+    Of a run with `flatten_observations`, the vectors are those that `tasks.flatten` makes: dicts in the alphabetical
+    order of their keys, tuples in their own, arrays row by row. A policy that remembers its episodes takes the rewards
+    of the steps before and whether an episode starts, too, `[...]` each; by default, each call starts one.
+    Raises InputError if there is no such run or member.
+    """
+    config, state = read_run(Path(workdir))
+    act = players(config, state, [member])
+    size, action_dim = len(state['scaling']['mean']), len(state['scaling']['action_low'])
+
+    def policy(observations: Any, rewards: Any = 0.0, starts: Any = True) -> np.ndarray:
         try:
             observations = np.asarray(observations, np.float32)
         except (TypeError, ValueError) as error:
             raise InputError('observations must be vectors: spot_jax.tasks.flatten makes them of dicts') from error
-        if observations.shape[-1:] != scaling.mean.shape:
-            raise InputError(f'observations of shape {observations.shape}: the policy takes [..., {len(scaling.mean)}]')
-        flat = observations.reshape(1, -1, observations.shape[-1])
-        return act(params, flat, scaling)[0].reshape(*observations.shape[:-1], -1)
+        if observations.shape[-1:] != (size,):
+            raise InputError(f'observations of shape {observations.shape}: the policy takes [..., {size}]')
+        axes = observations.shape[:-1]
+        side_by_side = (np.broadcast_to(x, axes).reshape(1, -1) for x in (rewards, starts))
+        return act(observations.reshape(1, -1, size), *side_by_side)[0].reshape(*axes, action_dim)
 
     return policy
-
-
-def load(workdir: str | Path, member: int = 0) -> Callable[[np.ndarray], np.ndarray]:
-    """A run's policy: raw observations `[..., O]` (the task's flat vectors) to the environment's actions `[..., A]`.
-
-    Of a run with `flatten_observations`, the vectors are those that `tasks.flatten` makes: dicts in the alphabetical
-    order of their keys, tuples in their own, arrays row by row.
-    Raises InputError if there is no such run or member.
-    """
-    return policy_of(*read_run(Path(workdir)), member)

@@ -10,14 +10,12 @@ import numpy as np
 from flax import serialization
 from ml_collections import ConfigDict
 
+from spot_jax.build import Parts, build
 from spot_jax.config import Population, lookup, members
 from spot_jax.errors import InputError
+from spot_jax.methods import METHODS, options, path_of
 from spot_jax.population import PhaseState
-from spot_jax.types import Params
 from spot_jax.workdir import read_run
-
-CVAE_FIELDS = ('cvae.hidden_dims', 'cvae.latent_dim', 'normalize_observations')
-POLICY_FIELDS = ('actor.hidden_dims', 'critic.hidden_dims', 'normalize_observations')
 
 
 def _read(option: str, config: ConfigDict, sha256: str, fields: tuple[str, ...]) -> tuple[ConfigDict, dict[str, Any]]:
@@ -35,23 +33,47 @@ def _read(option: str, config: ConfigDict, sha256: str, fields: tuple[str, ...])
     return theirs, state
 
 
-def restored_cvaes(config: ConfigDict, population: Population, sha256: str) -> Params:
-    """The CVAEs [C] of `cvae.restore`, by seed and β; raises InputError if one is not there or does not fit."""
-    theirs, state = _read('cvae.restore', config, sha256, CVAE_FIELDS)
-    have = members(theirs).cvaes()
-    missing = [f'seed {seed}, beta {beta:g}' for seed, beta in population.cvaes() if (seed, beta) not in have]
+def stages_folder(config: ConfigDict) -> str | None:
+    """The run that the config takes its stages from."""
+    option = METHODS[config.method].restore
+    return option and lookup(options(config), option)
+
+
+def _fields(config: ConfigDict, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Where the config has options of its method."""
+    return ('method', *(path_of(config.method, name) for name in names))
+
+
+def _told(group: tuple[float, ...], shared_by: tuple[str, ...]) -> str:
+    """A group that shares its stages, in words."""
+    seed, *rest = group
+    return ', '.join([f'seed {seed}', *(f'{name} {value:g}' for name, value in zip(shared_by, rest, strict=True))])
+
+
+def restored_stages(config: ConfigDict, population: Population, sha256: str) -> Any:
+    """What the stages of another run came to, [C], by what they depend on; raises InputError if that does not fit."""
+    method, path = population.method, path_of(config.method, METHODS[config.method].restore or '')
+    theirs, state = _read(path, config, sha256, _fields(config, method.stage_fields))
+    stage = parts_of(config, state).stages[-1].name.upper()
+    have, where = members(theirs).groups(), f'config.{path}={lookup(config, path)}'
+    missing = [_told(group, method.shared_by) for group in population.groups() if group not in have]
     if missing or not state['density_params']:
-        raise InputError(f'config.cvae.restore={config.cvae.restore} has no CVAE of {"; ".join(missing) or "any seed"}')
-    chosen = np.array([have.index(pair) for pair in population.cvaes()])
-    alive = cvae_alive(state)[chosen]
-    sick = [f'seed {seed}, beta {beta:g}' for (seed, beta), a in zip(population.cvaes(), alive, strict=True) if not a]
+        raise InputError(f'{where} has no {stage} of {"; ".join(missing) or "any seed"}')
+    chosen = np.array([have.index(group) for group in population.groups()])
+    alive = shared_alive(state)[chosen]
+    sick = [_told(group, method.shared_by) for group, a in zip(population.groups(), alive, strict=True) if not a]
     if sick:
-        raise InputError(f'config.cvae.restore={config.cvae.restore}: its CVAE of {"; ".join(sick)} has diverged')
+        raise InputError(f'{where}: its {stage} of {"; ".join(sick)} has diverged')
     return jax.tree.map(lambda x: jnp.asarray(x[chosen]), state['density_params'])
 
 
-def cvae_alive(state: dict[str, Any]) -> np.ndarray:
-    """Which of a checkpoint's CVAEs [C] have not diverged; older versions did not tell."""
+def parts_of(config: ConfigDict, state: dict[str, Any]) -> Parts:
+    """What a run with this checkpoint trains."""
+    return build(config, len(state['scaling']['mean']), len(state['scaling']['action_low']))
+
+
+def shared_alive(state: dict[str, Any]) -> np.ndarray:
+    """Whose stages [C] of a checkpoint have not diverged; older versions did not tell."""
     return state.get('cvae_alive', np.ones(len(state['alive']), bool))
 
 
@@ -64,21 +86,22 @@ def take_over_population(config: ConfigDict) -> None:
 
 
 def restored_policies(
-    config: ConfigDict, sha256: str, fresh: PhaseState, uses_density: bool
-) -> tuple[PhaseState, Params, np.ndarray]:
-    """The networks, optimisers and counters [C, P] of `online.restore`, its CVAEs [C] and which of these are alive.
+    config: ConfigDict, sha256: str, fresh: PhaseState, has_stages: bool
+) -> tuple[PhaseState, Any, np.ndarray]:
+    """The learners and counters [C, P] of `online.restore`, its stages' results [C] and which of these are alive.
 
-    All are of this run's members; `fresh` says what the networks look like. Raises InputError if they do not fit, or if
+    All are of this run's members; `fresh` says what the learners look like. Raises InputError if they do not fit, or if
     a member or a needed CVAE is missing.
     """
-    fields = POLICY_FIELDS + (CVAE_FIELDS if uses_density else ())
-    theirs, state = _read('online.restore', config, sha256, fields)
+    method = METHODS[config.method]
+    fields = method.policy_fields + (method.stage_fields if has_stages else ())
+    theirs, state = _read('online.restore', config, sha256, _fields(config, fields))
     have, ours = members(theirs), members(config)
     numbers = [m.number for m in have.members]
     missing = [m.number for m in ours.members if m.number not in numbers]
     if missing:
         raise InputError(f'config.online.restore={config.online.restore} has no members {missing}: it is a part')
-    if uses_density and not state['density_params']:
+    if has_stages and not state['density_params']:
         raise InputError(f'config.online.restore={config.online.restore} has no CVAEs: choose another regularizer.name')
     chosen = np.array([numbers.index(m.number) for m in ours.members])
     take = lambda x: jnp.asarray(x.reshape(-1, *x.shape[2:])[chosen].reshape(*ours.shape, *x.shape[2:]))
@@ -86,6 +109,6 @@ def restored_policies(
         name: jax.tree.map(take, serialization.from_state_dict(getattr(fresh, name), state[name]))
         for name in ('learner', 'alive', 'gradient_steps')
     }
-    cvaes = np.array([have.cvaes().index(pair) for pair in ours.cvaes()])
-    density = jax.tree.map(lambda x: jnp.asarray(x[cvaes]), state['density_params'])
-    return fresh.replace(**taken), density, cvae_alive(state)[cvaes]
+    groups = np.array([have.groups().index(group) for group in ours.groups()])
+    shared = jax.tree.map(lambda x: jnp.asarray(x[groups]), state['density_params'])
+    return fresh.replace(**taken), shared, shared_alive(state)[groups]

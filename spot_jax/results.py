@@ -8,32 +8,24 @@ import jax
 import numpy as np
 
 from spot_jax.config import Population
+from spot_jax.core.method import Method
 from spot_jax.evaluation import Episodes, summary
 from spot_jax.population import PhaseState
 from spot_jax.tasks import Reference
-from spot_jax.td3 import Hyperparameters
 
-TRAINING = (
-    'cvae_loss',
-    'recon_loss',
-    'kl_loss',
-    'critic_loss',
-    'q',
-    'actor_loss',
-    'actor_q',
-    'q_magnitude',
-    'penalty',
-)
 EVALUATION = ('return', 'length', 'success_rate', 'normalized_score')
-COLUMNS = [
-    *('phase', 'gradient_steps', 'member', 'seed', *Hyperparameters._fields),
-    *(f'training/{name}' for name in TRAINING),
-    *(f'evaluation/{name}' for name in EVALUATION),
-]
-ALGORITHMS = {'none': 'TD3', 'bc': 'TD3+BC', 'support': 'SPOT'}
 LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'gymnasium', 'gymnasium-robotics', 'minari', 'mujoco')
 
 Row = dict[str, Any]
+
+
+def columns(method: Method) -> list[str]:
+    """The columns of metrics.csv."""
+    return [
+        *('phase', 'gradient_steps', 'member', 'seed', *method.hyperparameters._fields),
+        *(f'training/{name}' for name in method.metrics),
+        *(f'evaluation/{name}' for name in EVALUATION),
+    ]
 
 
 def installed(library: str) -> str | None:
@@ -91,15 +83,15 @@ def evaluation_line(phase: str, step: int, episodes: Episodes) -> str:
 def results(
     population: Population,
     state: PhaseState,
-    cvae_alive: np.ndarray | None,
+    shared_alive: np.ndarray | None,
     episodes: Episodes | None,
     reference: Reference | None,
 ) -> dict[str, Any]:
     """The members' part of `results.json`, and the versions of the libraries.
 
-    `cvae_alive` [C] tells which CVAEs have not diverged; None: there are none.
+    `shared_alive` [C] tells whose stages (CVAEs) have not diverged; None: there are none.
     """
-    cvaes = None if cvae_alive is None else population.per_member(cvae_alive)
+    stages = None if shared_alive is None else population.per_member(shared_alive)
     alive, steps = population.per_member(state.alive), population.per_member(state.gradient_steps)
     return {
         'members': [
@@ -107,7 +99,7 @@ def results(
                 'seed': m.seed,
                 'hyperparameters': m.hyperparameters,
                 'status': 'completed' if alive[i] else 'diverged',
-                'cvae': None if cvaes is None else 'completed' if cvaes[i] else 'diverged',
+                'stages': None if stages is None else 'completed' if stages[i] else 'diverged',
                 'gradient_steps': int(steps[i]),
                 'evaluation': summary(episodes, i, reference),
             }
@@ -133,10 +125,13 @@ def add_online(
 def table(results: Mapping[str, Any]) -> str:
     """A line per member, for people; after fine-tuning also what the offline policy scored, and the regret."""
     fine_tuned = 'regret' in results['members'][0]
-    lines = [
-        f'\n{results["algorithm"]} on {results["dataset_id"]}',
-        'member  seed  weight  status     return   success  score' + '    offline   regret' * fine_tuned,
-    ]
+    settings = [m['hyperparameters'] for m in results['members']]
+    shown = [name for name in settings[0] if len({s[name] for s in settings}) > 1] or [*settings[0]][:1]
+    titles = [f'{name.removeprefix("regularizer_"):>6s}' for name in shown]
+    header = (
+        f'member  seed  {"  ".join(titles)}  status     return   success  score' + '    offline   regret' * fine_tuned
+    )
+    lines = [f'\n{results["algorithm"]} on {results["dataset_id"]}', header]
     mean = lambda e: np.mean(e['returns']) if e['returns'] else None
     for i, m in enumerate(results['members']):
         e = m['evaluation']
@@ -145,8 +140,8 @@ def table(results: Mapping[str, Any]) -> str:
             before = m['offline']
             cells += [mean(before) if before['success_rate'] is None else before['success_rate'], m['regret']]
         text = '  '.join('      -' if c is None else f'{c:7.2f}' for c in cells)
-        weight = m['hyperparameters']['regularizer_weight']
-        lines.append(f'{i:6d}  {m["seed"]:4d}  {weight:6g}  {m["status"]:9s}  {text}')
+        values = '  '.join(f'{m["hyperparameters"][n]:{len(title)}g}' for n, title in zip(shown, titles, strict=True))
+        lines.append(f'{i:6d}  {m["seed"]:4d}  {values}  {m["status"]:9s}  {text}')
     if results.get('reference_returns') and any(
         m['evaluation']['normalized_score'] is not None for m in results['members']
     ):

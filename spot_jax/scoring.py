@@ -17,7 +17,7 @@ from spot_jax.datasets.checks import unit_actions
 from spot_jax.density import ESTIMATORS
 from spot_jax.errors import InputError
 from spot_jax.networks import CVAE
-from spot_jax.restore import cvae_alive
+from spot_jax.restore import shared_alive
 from spot_jax.scaling import Scaling
 from spot_jax.workdir import read_run
 
@@ -27,7 +27,7 @@ LogProb = Callable[[np.ndarray, np.ndarray], np.ndarray]
 def load(
     workdir: str | Path, member: int = 0, estimator: str = 'importance_weighted', num_samples: int = 16, seed: int = 0
 ) -> LogProb:
-    """`(observations [B, O], actions [B, A]) -> log π_β(a|s) [B]` in nats, by an estimator with L = `num_samples`.
+    """`(observations [..., O], actions [..., A]) -> log π_β(a|s) [...]` in nats, by an estimator of L = `num_samples`.
 
     Observations are raw, actions in the environment's bounds; the density is that of actions scaled to [-1, 1]. Equal
     seeds draw equal latent samples. Raises InputError if there is no such run, member, CVAE or estimator.
@@ -36,12 +36,12 @@ def load(
     if estimator not in ESTIMATORS:
         raise InputError(f'no estimator {estimator!r}: choose one of {", ".join(ESTIMATORS)}')
     if not state['density_params']:
-        raise InputError(f'the run in {workdir} has no CVAE: its regulariser is {raw["regularizer"]["name"]}')
+        raise InputError(f'the run in {workdir} has no CVAE: its method trains none')
     config = ConfigDict(raw)
     population = members(config)
     if not 0 <= member < len(population.members):
         raise InputError(f'no member {member}: the run has members 0 to {len(population.members) - 1}')
-    if not cvae_alive(state)[member // population.shape[1]]:
+    if not shared_alive(state)[member // population.shape[1]]:
         raise InputError(f'the CVAE of member {member} of the run in {workdir} has diverged')
     beta = jnp.float32(population.members[member].hyperparameters['beta'])
     params = jax.tree.map(lambda x: x[member // population.shape[1]], state['density_params'])
@@ -54,8 +54,15 @@ def load(
         return ESTIMATORS[estimator](cvae, params, observations, actions, noise, beta)
 
     def log_prob(observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        normalized = scaling.normalized(np.asarray(observations))
-        unit = unit_actions(np.asarray(actions), scaling.action_low, scaling.action_high)
-        return np.asarray(score(jnp.asarray(normalized), jnp.asarray(unit, jnp.float32)))
+        observations, actions = (np.asarray(x, np.float32) for x in (observations, actions))
+        axes, sizes = observations.shape[:-1], (len(scaling.mean), len(scaling.action_low))
+        if (observations.shape, actions.shape) != tuple((*axes, size) for size in sizes):
+            raise InputError(
+                f'observations and actions of shapes {observations.shape} and {actions.shape}: the density takes '
+                f'[..., {sizes[0]}] and [..., {sizes[1]}]'
+            )
+        normalized = scaling.normalized(observations.reshape(-1, sizes[0]))
+        unit = unit_actions(actions.reshape(-1, sizes[1]), scaling.action_low, scaling.action_high)
+        return np.asarray(score(jnp.asarray(normalized), jnp.asarray(unit, jnp.float32))).reshape(axes)
 
     return log_prob

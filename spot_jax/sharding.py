@@ -29,7 +29,7 @@ def split(num_cvaes: int, num_settings: int, num_devices: int) -> int:
 
 def by_rows(k: int, state: Any, seeds: jax.Array, hypers: Any, params: Any) -> tuple[Any, ...]:
     """A phase's arguments with the members [C, P] as rows [C * k, P / k], each with its CVAE; no block."""
-    c, p = hypers.discount.shape
+    c, p = hypers[0].shape
     of_policies = lambda x: x.reshape(c * k, p // k, *x.shape[2:])
     of_cvaes = lambda x: jnp.repeat(x, k, axis=0)
     learners = of_policies if state.alive.ndim == 2 else of_cvaes  # members are [C] in the CVAEs' phase
@@ -106,7 +106,7 @@ def compile_over(run: Callable[..., Any], devices: Sequence[jax.Device], options
     mesh = Mesh(np.array(devices), ('members',))
 
     def shared(state: Any, seeds: jax.Array, hypers: Any, params: Any, rows: jax.Array) -> tuple[Any, Any]:
-        c, p = hypers.discount.shape
+        c, p = hypers[0].shape
         axes = state.alive.ndim
         k = split(c, p, len(devices)) if axes == 2 else 1
         num_rows = -(-c * k // len(devices)) * len(devices)

@@ -19,7 +19,10 @@ from spot_jax.errors import InputError
 
 MAX_EPISODE_STEPS = 1000  # where an environment has no time limit: what most of gymnasium's have
 LONGEST = 100_000  # steps; data of episodes that go on are collected under limits such as 1 000 000, which are none
-TRUST = 'if you trust the dataset, trust_environment makes it as recorded'
+TRUST = (
+    'if you trust the dataset, --config.evaluation.trust_environment=True (of evaluate and plot --trust-environment) '
+    'makes it as recorded'
+)
 
 # Wrappers that show, collect or film what an environment renders: they are left out, as its render_mode is.
 _WINDOWS = {f'gymnasium.wrappers.rendering:{n}' for n in ('HumanRendering', 'RenderCollection', 'RecordVideo')}
@@ -43,7 +46,7 @@ def _registered(environment_id: str) -> EnvSpec:
     if environment_id not in gym.registry:
         raise InputError(
             f"the dataset's environment {environment_id!r} is not registered: "
-            f'import what registers it in the config file; {TRUST}'
+            f'import what registers it, which for a training is what its config file imports; {TRUST}'
         )
     return gym.registry[environment_id]
 

@@ -23,21 +23,30 @@ from tqdm import tqdm
 
 from spot_jax import checkpoint, environments, folder, footprint, population, restore, results, sharding
 from spot_jax.backend import require_device
-from spot_jax.build import build_spec, normalize
+from spot_jax.build import build, data_of, prepare
 from spot_jax.config import members, validate
+from spot_jax.core.method import Stage
 from spot_jax.datasets import Dataset, Selection, held_id, load
 from spot_jax.env_pool import MakeEnv, bounded
 from spot_jax.errors import InputError
 from spot_jax.evaluations import Evaluations
 from spot_jax.finetuning import fine_tune, started
+from spot_jax.methods import options
 from spot_jax.metrics import MetricWriter
-from spot_jax.population import PhaseState
+from spot_jax.population import Phase, PhaseState
 from spot_jax.tasks import task_of
-from spot_jax.types import Params
-from spot_jax.workdir import PHASE_NUMBERS, PHASES, open_workdir, without_broken
+from spot_jax.workdir import PHASE_NUMBERS, open_workdir, without_broken
 from spot_jax.workers import STOPS, refuse_a_rerun
 
 ALL_DIVERGED = 3
+
+
+def selection_of(config: ConfigDict) -> Selection:
+    """The episodes that are learned from: those of the config, and of these those that its method takes."""
+    percent = options(config).get('percent')
+    if percent is not None and config.episodes.best_percent is not None:
+        raise InputError(f'config.episodes.best_percent: {config.method} chooses by config.{config.method}.percent')
+    return Selection(config.episodes.min_return, config.episodes.best_percent or percent)
 
 
 class Run:
@@ -47,30 +56,28 @@ class Run:
         self.config, self.workdir, self.task = config, workdir, task_of(config)
         if config.online.steps and config.online.restore:
             restore.take_over_population(config)
-        selection = Selection(**config.episodes)
+        selection = selection_of(config)
         dataset = load(config.dataset_id if source is None else source, self.task, config.clip_actions, selection)
         self.dataset_id, self.sha256, self.environment = dataset.dataset_id, dataset.sha256, dataset.environment
-        self.reference, self.size = dataset.reference, (dataset.episodes, len(dataset.transitions))
+        self.reference, self.size = dataset.reference, (len(dataset.lengths), len(dataset.transitions))
         self.make_env = self._checked_environment(dataset)
         footprint.check(config, (dataset.observation_dim, dataset.action_dim), len(dataset.transitions))
-        self.spec = build_spec(config, dataset.observation_dim, dataset.action_dim)
-        self.population = members(config)
-        self.seeds = jnp.array([seed for seed, _ in self.population.cvaes()], jnp.uint32)
-        self.hypers = self.population.hyperparameters()
-        self.density_params: Params = None
-        self.cvae_alive = np.ones(self.population.shape[0], bool)  # [C], which CVAEs have not diverged
-        if config.cvae.restore and self.spec.td3.regularizer.uses_density:
-            self.density_params = restore.restored_cvaes(config, self.population, self.sha256)
-        self.fresh = population.init_policies(self.seeds, self.population.shape[1], self.spec)
-        if config.online.steps and config.online.restore:
-            self.fresh, self.density_params, self.cvae_alive = restore.restored_policies(
-                config, self.sha256, self.fresh, self.spec.td3.regularizer.uses_density
-            )
         sizes = dataset.observation_dim, dataset.action_dim
+        self.parts, self.population = build(config, *sizes), members(config)
+        self.seeds, self.hypers = self.population.seeds(), self.population.hyperparameters()
+        self.shared: Any = None  # what the stages came to, [C]
+        self.shared_alive = np.ones(self.population.shape[0], bool)  # [C], whose stages have not diverged
+        if restore.stages_folder(config) and self.parts.stages:
+            self.shared = restore.restored_stages(config, self.population, self.sha256)
+        self.fresh = population.init_policies(self.seeds, self.population.shape[1], self.parts.algorithm)
+        if config.online.steps and config.online.restore:
+            self.fresh, self.shared, self.shared_alive = restore.restored_policies(
+                config, self.sha256, self.fresh, bool(self.parts.stages)
+            )
         self.saved = open_workdir(config, workdir, sizes, self.sha256) or {}
-        self.cvae_alive = self.saved.get('cvae_alive', self.cvae_alive)
-        self.scaling = normalize(dataset, config.normalize_observations)
-        self.rows = sharding.replicate(dataset.transitions, jax.local_devices())
+        self.shared_alive = self.saved.get('cvae_alive', self.shared_alive)
+        self.scaling, self.rewards = prepare(dataset, options(config))
+        self.data = sharding.replicate(data_of(dataset), jax.local_devices())
         self.wall_clock: dict[str, float] = self.saved.get('wall_clock', {})
         self.evaluations = Evaluations(
             config,
@@ -78,7 +85,8 @@ class Run:
             self.make_env,
             self.reference,
             self.task,
-            self.spec.td3.actor,
+            self.parts.algorithm,
+            self.hypers,
             self.scaling,
             self.saved,
         )
@@ -121,16 +129,16 @@ class Run:
             'alive': state.alive,
             'gradient_steps': state.gradient_steps,
             'block': state.block,
-            'density_params': self.density_params or {},
+            'density_params': self.shared or {},
             'scaling': self.scaling._asdict(),
-            'cvae_alive': self.cvae_alive,
+            'cvae_alive': self.shared_alive,
             'sha256': self.sha256,
             **self.writer.sync(),
             'wall_clock': self.timings(),
             **self.evaluations.arrays(),
             **more,
         }
-        number = int(state.block) + PHASES.index(phase) * PHASE_NUMBERS
+        number = int(state.block) + self.parts.phases().index(phase) * PHASE_NUMBERS
         checkpoint.save(self.workdir / 'checkpoints', number, jax.device_get(tree), self.config.checkpoint.keep)
 
     def restored(self, phase: str, fresh: PhaseState) -> PhaseState:
@@ -142,19 +150,19 @@ class Run:
         }
         return jax.tree.map(jnp.asarray, PhaseState(**fields))
 
-    def train(self, phase: str, make: Any, state: PhaseState, steps: int, steps_per_block: int) -> PhaseState:
+    def train(self, phase: str, make: Callable[[int], Phase], state: PhaseState, steps: int, block: int) -> PhaseState:
         """Runs a phase to its end, until all members have diverged, or until a signal."""
         options, evaluations = self.config, self.evaluations
-        evaluates = phase != 'cvae' and evaluations.enabled
+        evaluates = phase == 'offline' and evaluations.enabled
         intervals = [options.log_interval, options.checkpoint.interval, options.evaluation.interval * evaluates]
         chunk = math.gcd(steps, *(i for i in intervals if 0 < i < steps))
-        run = make(self.spec, chunk)
+        run = make(chunk)
         state = sharding.replicate(state, jax.local_devices())
 
         def due(interval: int, step: int) -> bool:
             return step > 0 and (step == steps or (interval > 0 and step % interval == 0))
 
-        step = int(state.block) * steps_per_block
+        step = int(state.block) * block
         saved = (step, evaluations.at) if self.saved.get('phase') == phase else None
         was_alive = self.population.per_member(state.alive)
         pending: list[Any] = []  # metrics of chunks that are not logged yet
@@ -171,7 +179,7 @@ class Run:
                 done = step >= steps or not alive.any()
                 evaluate = evaluates and evaluations.at != step and (done or due(options.evaluation.interval, step))
                 if evaluate and done and not stop:
-                    evaluations.launch(phase, state, step, self.stopping)
+                    evaluations.launch(phase, state, self.shared, step, self.stopping)
                 if stop or done or due(options.checkpoint.interval, step):
                     evaluations.finish(step, self.stopping)
                     if saved != (step, evaluations.at):
@@ -180,9 +188,9 @@ class Run:
                 if stop or done:
                     return state
                 if evaluate:
-                    evaluations.launch(phase, state, step, self.stopping)
+                    evaluations.launch(phase, state, self.shared, step, self.stopping)
                 start = time.monotonic()
-                state, metrics = run(state, self.seeds, self.hypers, self.density_params, self.rows)
+                state, metrics = run(state, self.seeds, self.hypers, self.shared, self.data)
                 pending.append(metrics)
                 step += chunk
                 bar.update(chunk)
@@ -192,30 +200,42 @@ class Run:
                     pending = []
                 self.wall_clock[phase] = self.wall_clock.get(phase, 0.0) + time.monotonic() - start
 
+    def train_stage(self, index: int, stage: Stage) -> bool:
+        """Trains what the members share, or goes on with it; whether it came to its end."""
+        state = self.restored(stage.name, population.init_stage(self.seeds, stage, index))
+        state = state.replace(alive=state.alive & self.shared_alive)
+        make = partial(population.stage_phase, stage, index=index, precision=self.config.precision)
+        state = self.train(stage.name, make, state, stage.num_steps, stage.block)
+        if self.stopping():
+            return False
+        self.shared, self.shared_alive = stage.result(state.learner, self.shared), np.asarray(state.alive)
+        # A policy whose CVAE has diverged would learn from nothing that means anything: it has diverged with it.
+        self.fresh = self.fresh.replace(alive=self.fresh.alive & self.shared_alive[:, None])
+        return True
+
     def offline(self) -> PhaseState:
-        """The CVAEs and the policies, each trained, resumed or taken over; a signal ends it early."""
-        config, saved_phase = self.config, self.saved.get('phase')
-        if saved_phase in ('offline', 'online'):
-            self.density_params = jax.tree.map(jnp.asarray, self.saved['density_params'])
+        """The stages and the policies, each trained, resumed or taken over; a signal ends it early."""
+        config, saved_phase, phases = self.config, self.saved.get('phase'), self.parts.phases()
+        done = phases.index(saved_phase) if saved_phase else 0
+        if done:
+            self.shared = jax.tree.map(jnp.asarray, self.saved['density_params'])
         elif config.online.steps and config.online.restore:
             return self.fresh
-        elif self.spec.td3.regularizer.uses_density and self.density_params is None:
-            state = self.restored('cvae', population.init_cvaes(self.seeds, self.spec))
-            state = self.train('cvae', population.cvae_phase, state, config.cvae.steps, 1)
-            if self.stopping():
-                return state
-            self.density_params, self.cvae_alive = state.learner.params, np.asarray(state.alive)
-            # A policy whose CVAE has diverged would learn from nothing that means anything: it has diverged with it.
-            self.fresh = self.fresh.replace(alive=self.fresh.alive & self.cvae_alive[:, None])
+        if self.shared is None or 0 < done < len(self.parts.stages):
+            for index, stage in list(enumerate(self.parts.stages))[done:]:
+                if not self.train_stage(index, stage):
+                    return self.fresh
         if saved_phase == 'online':
             return self.restored('online', self.fresh)
+        algorithm = self.parts.algorithm
         state = self.restored('offline', self.fresh)
-        return self.train('offline', population.policy_phase, state, config.offline.steps, config.policy_freq)
+        make = partial(population.policy_phase, algorithm, precision=config.precision)
+        return self.train('offline', make, state, config.offline.steps, algorithm.block)
 
     def go(self) -> int:
         """Trains, resuming where the checkpoint left off; returns the exit status."""
         position = self.saved.get('metrics_position', 0)
-        with self.evaluations, MetricWriter(self.workdir, results.COLUMNS, position) as self.writer:
+        with self.evaluations, MetricWriter(self.workdir, results.columns(self.parts.method), position) as self.writer:
             self.evaluations.writer = self.writer
             self.evaluations.resume()
             state = self.offline()
@@ -228,8 +248,9 @@ class Run:
             if failure is not None:
                 raise failure
             if self.stop_signal:
+                print('stopped: a checkpoint is written, from which the same command goes on')
                 return 128 + self.stop_signal
-        cvae_alive = self.cvae_alive if self.spec.td3.regularizer.uses_density else None
+        shared_alive = self.shared_alive if self.parts.stages else None
         report = {
             'dataset_id': self.dataset_id,
             'dataset_sha256': self.sha256,
@@ -237,9 +258,9 @@ class Run:
             'dataset_transitions': self.size[1],
             'environment_id': self.environment.id if self.environment else None,
             'reference_returns': self.reference._asdict() if self.reference else None,
-            'algorithm': results.ALGORITHMS[self.config.regularizer.name],
+            'algorithm': self.parts.method.title(options(self.config)),
             'wall_clock_s': self.timings(),
-            **results.results(self.population, state, cvae_alive, self.evaluations.episodes, self.reference),
+            **results.results(self.population, state, shared_alive, self.evaluations.episodes, self.reference),
         }
         if self.config.online.steps:
             results.add_online(report, self.evaluations.before, self.evaluations.online_successes, self.reference)
@@ -276,6 +297,10 @@ def run(config: ConfigDict, workdir: str | Path, dataset: Any = None) -> int:
     environment too.
     """
     refuse_a_rerun()
+    if not isinstance(config, ConfigDict):
+        raise InputError(f'a config is what spot_jax.default_config() makes, not a {type(config).__name__}')
+    if not isinstance(workdir, str | Path) or not str(workdir):
+        raise InputError(f'workdir={workdir!r}: name a folder')
     if dataset is not None:
         config = copy.deepcopy(config)
         config.dataset_id = held_id(dataset)

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from spot_jax.config import default_config, flattened
 from spot_jax.config_files import ConfigFile
 from spot_jax.fields import FIELDS, shown
+from spot_jax.methods import METHODS
 
 COMMAND = """\
 python -m spot_jax.main --config=FILE.py[:PRESET[,OPTION...]] [--workdir=DIR] [--config.FIELD=VALUE ...]
@@ -40,6 +41,8 @@ def presets_text(file: ConfigFile) -> str:
     if options:
         told = options.items() if isinstance(options, dict) else ((name, '') for name in options)
         lines += [*('', 'Options, after the preset and a comma:'), *(f'  {name:<10} {text}' for name, text in told)]
+    if hasattr(file.module, 'read_words'):
+        lines += ['', f'Methods, after the preset and a comma: {", ".join(METHODS)}']
     return '\n'.join(lines)
 
 

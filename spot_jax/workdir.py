@@ -13,15 +13,15 @@ from ml_collections import ConfigDict
 
 from spot_jax import checkpoint, folder, population
 from spot_jax.backend import require_device
-from spot_jax.build import build_spec
+from spot_jax.build import build
 from spot_jax.checkpoint import DamagedError, compare
 from spot_jax.config import default_config, members, validate
 from spot_jax.errors import InputError
+from spot_jax.methods import METHODS
 from spot_jax.population import PhaseState
-from spot_jax.results import COLUMNS
+from spot_jax.results import columns
 from spot_jax.ring_files import RingFiles
 
-PHASES = ('cvae', 'offline', 'online')
 PHASE_NUMBERS = 10**9  # a checkpoint's number is its block, and so much for each phase before its own
 # Fields that change no result.
 MEANS = {'evaluation': ('workers', 'timeout', 'trust_environment'), 'online': ('workers',)}
@@ -115,7 +115,7 @@ def read_run(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     require_device()
     config = read_config(workdir)
     state = folder.restore(workdir, partial(check, config, workdir))
-    if state is None or state['phase'] == 'cvae':
+    if state is None or state['phase'] not in ('offline', 'online'):
         raise InputError(f'the run in {workdir} has no trained policy yet: let it go on training')
     return json.loads(config.to_json()), state
 
@@ -137,18 +137,28 @@ def _sizes(state: dict[str, Any]) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=8)
-def _shapes(text: str, sizes: tuple[int, int]) -> dict[str, Any]:
-    """The learners of a run's phases, nested dicts of shapes and dtypes, from its config (JSON) and its data's sizes.
+def _shapes(text: str, sizes: tuple[int, int]) -> dict[str, tuple[Any, Any]]:
+    """The learners of a run's phases and what the stages before came to: nested dicts of shapes and dtypes.
 
-    Cached, as tracing the networks takes a tenth of a second.
+    And what acts, as `policies`. From its config (JSON) and its data's sizes; cached, as tracing them takes time.
     """
     config = default_config()
     _fill(config, json.loads(text), 'config')
-    spec, shape = build_spec(config, *sizes), members(config).shape
+    parts, shape = build(config, *sizes), members(config).shape
     seeds = jax.ShapeDtypeStruct(shape[:1], np.uint32)
-    cvaes = jax.eval_shape(partial(population.init_cvaes, spec=spec), seeds)
-    policies = jax.eval_shape(partial(population.init_policies, num_settings=shape[1], spec=spec), seeds)
-    return {name: serialization.to_state_dict(x.learner) for name, x in (('cvae', cvaes), ('policies', policies))}
+    shared: Any = {}
+    found: dict[str, tuple[Any, Any]] = {}
+    for index, stage in enumerate(parts.stages):
+        learner = jax.eval_shape(partial(population.init_stage, stage=stage, index=index), seeds).learner
+        found[stage.name] = learner, shared
+        shared = jax.eval_shape(stage.result, learner, shared)
+    init = partial(population.init_policies, num_settings=shape[1], algorithm=parts.algorithm)
+    learner = jax.eval_shape(init, seeds).learner
+    found['offline'] = found['online'] = learner, shared
+    hypers = members(config).hyperparameters()
+    policies = jax.eval_shape(partial(population.policies_of, parts.algorithm), learner, shared, hypers)
+    found['policies'] = policies, {}
+    return {phase: tuple(map(serialization.to_state_dict, each)) for phase, each in found.items()}
 
 
 def _is(found: Any, dtype: Any, shape: tuple[int, ...], where: str) -> None:
@@ -170,7 +180,7 @@ def check(config: ConfigDict, workdir: Path, number: int, state: dict[str, Any])
     _require(have == fields.keys() | others, 'it has other fields')
     compare({name: state[name] for name in fields}, fields, 'it')
     phase = state['phase']
-    _require(phase in PHASES, f'its phase is {phase!r:.40}')
+    _require(phase and phase in build(config, 1, 1).phases(), f'its phase is {phase!r:.40}')
     _require(('ring_segments' in state) == (phase == 'online'), 'it has other fields')
     observations, actions = _check_scaling(state['scaling'])
     _check_learners(config, (observations, actions), state)
@@ -199,42 +209,37 @@ def _check_scaling(scaling: Any) -> tuple[int, int]:
 def _check_learners(config: ConfigDict, sizes: tuple[int, int], state: dict[str, Any]) -> None:
     """The networks and optimisers, and which members are alive."""
     shape = members(config).shape
-    expected = _shapes(config.to_json(), sizes)
-    is_cvae = state['phase'] == 'cvae'
-    axes = shape[:1] if is_cvae else shape
-    compare(state['learner'], expected['cvae' if is_cvae else 'policies'], 'its learner')
+    learner, shared = _shapes(config.to_json(), sizes)[state['phase']]
+    axes = shape if state['phase'] in ('offline', 'online') else shape[:1]
+    compare(state['learner'], learner, 'its learner')
     _is(state['alive'], np.bool_, axes, 'its alive')
     finite = checkpoint.finite_members(state['learner'], axes)
     _require((finite | ~state['alive']).all(), 'its learner is not finite')
-    density, cvae_alive = state['density_params'], state.get('cvae_alive', np.ones(shape[0], bool))
-    _is(cvae_alive, np.bool_, shape[:1], 'its cvae_alive')
-    if is_cvae:
-        _require(density == {}, "its density_params are another phase's")
-    elif build_spec(config, *sizes).td3.regularizer.uses_density:
-        compare(density, expected['cvae']['params'], 'its density_params')
+    density, alive = state['density_params'], state.get('cvae_alive', np.ones(shape[0], bool))
+    _is(alive, np.bool_, shape[:1], 'its cvae_alive')
+    if shared or axes != shape:
+        compare(density, shared, 'its density_params')
         finite = checkpoint.finite_members(density, shape[:1])
-        _require((finite | ~cvae_alive).all(), 'its density_params are not finite')
+        _require((finite | ~alive).all(), 'its density_params are not finite')
     else:
         _require(isinstance(density, dict), 'its density_params are no dict')
 
 
 def _check_counts(config: ConfigDict, number: int, state: dict[str, Any]) -> None:
     """How far the run has come, and how long that took."""
-    phase, freq = state['phase'], config.policy_freq
+    phase, parts = state['phase'], build(config, 1, 1)
     _is(state['block'], np.int32, (), 'its block')
-    block = int(state['block'])
-    last = {
-        'cvae': config.cvae.steps,
-        'offline': config.offline.steps // freq,
-        'online': config.online.steps // freq * config.online.updates_per_step,
-    }[phase]
-    _require(0 <= block <= last, f'its block is {block}')
-    _require(number == block + PHASES.index(phase) * PHASE_NUMBERS, 'its name is of another')
+    block, freq, updates = int(state['block']), parts.algorithm.block, config.online.updates_per_step
+    last = {stage.name: stage.num_steps // stage.block for stage in parts.stages}
+    last |= {'offline': config.offline.steps // freq, 'online': config.online.steps // freq * updates}
+    per_block = {stage.name: stage.block for stage in parts.stages}.get(phase, freq)
+    _require(0 <= block <= last[phase], f'its block is {block}')
+    _require(number == block + parts.phases().index(phase) * PHASE_NUMBERS, 'its name is of another')
     steps = state['gradient_steps']
     _is(steps, np.int32, state['alive'].shape, 'its gradient_steps')
     _require((steps >= 0).all(), 'its gradient_steps are negative')
     if phase != 'online':  # that one can begin with another run's
-        _require((steps <= block * (1 if phase == 'cvae' else freq)).all(), 'its gradient_steps are of another block')
+        _require((steps <= block * per_block).all(), 'its gradient_steps are of another block')
     clock = state['wall_clock']
     _require(
         isinstance(clock, dict) and all(type(s) is float and np.isfinite(s) for s in clock.values()),
@@ -265,8 +270,8 @@ def _check_pending(config: ConfigDict, sizes: tuple[int, int], pending: Any) -> 
     )
     shape = members(config).shape
     count = shape[0] * shape[1]
-    policies = _shapes(config.to_json(), sizes)['policies']['actor']['params']
-    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[2:]), x.dtype), policies)
+    params, _ = _shapes(config.to_json(), sizes)['policies']
+    known = set(columns(METHODS[config.method]))
     for item in pending.values():
         state = {
             'alive': jax.ShapeDtypeStruct(shape, np.bool_),
@@ -274,7 +279,7 @@ def _check_pending(config: ConfigDict, sizes: tuple[int, int], pending: Any) -> 
             'block': jax.ShapeDtypeStruct((), np.int32),
         }
         compare(item, {'phase': str, 'step': int, 'rows': str, 'params': params, **state}, 'its pending')
-        _require(item['phase'] in PHASES[1:] and item['step'] >= 0, 'its pending is of no phase')
+        _require(item['phase'] in ('offline', 'online') and item['step'] >= 0, 'its pending is of no phase')
         finite = checkpoint.finite_members(item['params'], (count,))
         _require((finite | ~item['alive'].ravel()).all(), 'its pending is not finite')
         try:
@@ -282,5 +287,5 @@ def _check_pending(config: ConfigDict, sizes: tuple[int, int], pending: Any) -> 
             rows = [row for group in groups for row in group]
         except (ValueError, TypeError, RecursionError) as error:
             raise DamagedError('its pending has no rows of metrics') from error
-        fits = all(isinstance(row, dict) and row.keys() <= set(COLUMNS) for row in rows)
+        fits = all(isinstance(row, dict) and row.keys() <= known for row in rows)
         _require(isinstance(groups, list) and fits, 'its pending has no rows of metrics')

@@ -61,11 +61,11 @@ def follow_parent() -> None:
 
 
 def kill(process: BaseProcess, patience: float = 5.0) -> None:
-    """Ends a worker that is still running, and what it started, without asking it."""
-    if process.pid is None or process.exitcode is not None:
+    """Ends a worker, if it still runs, and what it started, without asking them."""
+    if process.pid is None:
         return
     try:
         os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):  # it does not lead a group yet
+    except (ProcessLookupError, PermissionError):  # it does not lead a group yet, or nothing of the group is left
         process.kill()
     process.join(patience)

@@ -6,8 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from spot_jax import population, td3
+from spot_jax import population
+from spot_jax.benchmark.phases import data_of_rows
 from spot_jax.density import kl_divergence
+from spot_jax.methods import spot
 from spot_jax.networks import CVAE, Actor, DoubleCritic
 from spot_jax.regularizers import support
 from spot_jax.train_state import correction_after
@@ -86,25 +88,25 @@ def plain_actor_step(nets, moments, cvae, batch, noise, h):
 def test_losses_of_the_first_100_updates(num_members):
     """To 1e-6, relative to their size, from the same weights, minibatches and noise."""
     net = CVAE(ACTION, (32, 32))
-    algorithm = td3.TD3(Actor(ACTION, (32, 32)), DoubleCritic((32, 32)), support(net, 'elbo', 1))
-    spec = population.Spec(net, algorithm, OBSERVATION, BATCH, 1e-3)
+    algorithm = spot.TD3(Actor(ACTION, (32, 32)), DoubleCritic((32, 32)), support(net, 'elbo', 1))
+    spec = spot.Spec(net, algorithm, OBSERVATION, BATCH, 1e-3)
     rows = jnp.array(np.random.default_rng(0).uniform(-1, 1, (500, 2 * OBSERVATION + ACTION + 2)).astype(np.float32))
     seeds = jnp.arange(num_members, dtype=jnp.uint32)
     shape = (num_members, 1)
-    hypers = td3.Hyperparameters(
+    hypers = spot.Hyperparameters(
         **{k: jnp.full(shape, v) for k, v in HYPERS.items()},
         policy_noise=jnp.full(shape, 0.2),
         noise_clip=jnp.full(shape, 0.5),
     )
-    cvaes = population.init_cvaes(seeds, spec).learner.params
-    run = population.policy_phase(spec, 2)
-    first = population.init_policies(seeds, 1, spec)
+    cvaes = population.init_stage(seeds, spot.cvae_stage(spec)).learner.params
+    run = population.policy_phase(spot.algorithm(spec), 2)
+    first = population.init_policies(seeds, 1, spot.algorithm(spec))
     start = jax.tree.map(np.asarray, first.learner)
 
     ours = []
     state = first
     for _ in range(BLOCKS):
-        state, metrics = run(state, seeds, hypers, cvaes, rows)
+        state, metrics = run(state, seeds, hypers, cvaes, data_of_rows(rows))
         ours.append([metrics['critic_loss'][:, 0], metrics['actor_loss'][:, 0]])
 
     for member in range(num_members):
@@ -115,7 +117,7 @@ def test_losses_of_the_first_100_updates(num_members):
         cvae, h = jax.tree.map(lambda x, i=member: x[i], cvaes), pick(hypers)
         key = population.stream_keys(seeds, population.POLICY_TRAIN)[member]
         for block in range(BLOCKS):
-            drawn, noise = population.draw_policy(jax.random.fold_in(key, block), rows, spec)
+            drawn, noise = spot.draw_block(jax.random.fold_in(key, block), data_of_rows(rows), spec)
             batches = unpack(drawn, OBSERVATION, ACTION)
             losses = []
             for i in range(2):
@@ -130,12 +132,12 @@ def test_losses_of_the_first_100_updates(num_members):
 def test_what_a_block_draws_does_not_depend_on_the_group():
     """Uniform rows, and the same whether one block draws or 64 together."""
     net = CVAE(ACTION, (8,))
-    algorithm = td3.TD3(Actor(ACTION, (8,)), DoubleCritic((8,)), support(net, 'elbo', 1))
-    spec = population.Spec(net, algorithm, OBSERVATION, BATCH, 1e-3)
+    algorithm = spot.TD3(Actor(ACTION, (8,)), DoubleCritic((8,)), support(net, 'elbo', 1))
+    spec = spot.Spec(net, algorithm, OBSERVATION, BATCH, 1e-3)
     rows = jnp.broadcast_to(jnp.arange(100.0)[:, None], (100, 2 * OBSERVATION + ACTION + 2))
     keys = jax.random.split(jax.random.key(0), 64)
-    together, _ = jax.jit(jax.vmap(lambda key: population.draw_policy(key, rows, spec)))(keys)
-    alone, _ = population.draw_policy(keys[7], rows, spec)
+    together, _ = jax.jit(jax.vmap(lambda key: spot.draw_block(key, data_of_rows(rows), spec)))(keys)
+    alone, _ = spot.draw_block(keys[7], data_of_rows(rows), spec)
     np.testing.assert_array_equal(together[7], alone)
     rewards = unpack(together, OBSERVATION, ACTION).rewards
     counts = np.bincount(np.asarray(rewards, int).ravel(), minlength=100)

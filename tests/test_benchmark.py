@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from experiments import antmaze
-from spot_jax import population, td3
+from spot_jax import population
 from spot_jax.benchmark import flops, scaling
 from spot_jax.benchmark.__main__ import main
 from spot_jax.benchmark.phases import random_rows
-from spot_jax.build import build_spec
 from spot_jax.config import members
 from spot_jax.density import cvae_loss_fn
+from spot_jax.methods import spot
 from spot_jax.types import unpack
 
 EXPERIMENTS = Path(antmaze.__file__).parent
@@ -32,7 +32,7 @@ def tiny_config():
 
 def test_operations_by_hand():
     config = antmaze.get_config()
-    spec = build_spec(config, 29, 8)
+    spec = spot.make_spec(config, 29, 8)
     hidden = 256 * 256
     actor, critic = 29 * 256 + hidden + 256 * 8, 37 * 256 + hidden + 256
     encoder, decoder = 37 * 750 + 750 * 750 + 750 * 32, 45 * 750 + 750 * 750 + 750 * 8
@@ -43,7 +43,7 @@ def test_operations_by_hand():
     assert flops.policy_update(spec) == per_block / 2
     assert flops.cvae_update(spec) == 2 * 256 * (3 * (encoder + decoder) - 37 * 750)
     config.regularizer.name = 'bc'
-    without = flops.policy_update(build_spec(config, 29, 8))
+    without = flops.policy_update(spot.make_spec(config, 29, 8))
     assert per_block / 2 - without == 256 * 2 * (encoder + decoder)
 
 
@@ -54,15 +54,15 @@ def test_baseline_has_the_same_losses_and_gradients():
 
     config = tiny_config()
     config.regularizer.num_samples = 4
-    spec = build_spec(config, OBSERVATION, ACTION)
+    spec = spot.make_spec(config, OBSERVATION, ACTION)
     everyone = members(config)
     hypers = jax.tree.map(lambda x: x[0, 0], everyone.hyperparameters())
     rows = random_rows(spec)
     baseline = Baseline(spec, rows, 0.25, 0.5, 0.99, tuned=True)
     seeds = jnp.array([3], jnp.uint32)
     pick = lambda tree: jax.tree.map(lambda x: x[0], tree)
-    cvae = pick(population.init_cvaes(seeds, spec).learner.params)
-    state = jax.tree.map(lambda x: x[0, 0], population.init_policies(seeds, 1, spec).learner)
+    cvae = pick(population.init_stage(seeds, spot.cvae_stage(spec)).learner.params)
+    state = jax.tree.map(lambda x: x[0, 0], population.init_policies(seeds, 1, spot.algorithm(spec)).learner)
     copy_weights(baseline.encoder, cvae['params']['encoder'])
     copy_weights(baseline.decoder, cvae['params']['decoder'])
     copy_weights(baseline.actor, state.actor.params['params']['MLP_0'])
@@ -80,22 +80,22 @@ def test_baseline_has_the_same_losses_and_gradients():
         normal(BATCH, 2 * ACTION),
     )
     key = jax.random.key(0)
-    noise = td3.Noise(jnp.asarray(target_noise), jnp.asarray(latent_noise), key, key)
+    noise = spot.Noise(jnp.asarray(target_noise), jnp.asarray(latent_noise), key, key)
 
     ours = jax.grad(cvae_loss_fn, has_aux=True)(cvae, spec.cvae, batch, jnp.asarray(cvae_noise), hypers.beta)
     loss = baseline.cvae_loss(theirs[0], theirs[1], torch.from_numpy(cvae_noise)[:, None])
     assert_same(loss, baseline.encoder, ours[1]['cvae_loss'], ours[0]['params']['encoder'])
 
-    target = td3.target_values(state, spec.td3, batch, noise, hypers)
+    target = spot.target_values(state, spec.td3, batch, noise, hypers)
     with torch.no_grad():
         their_target = baseline.target_q(*theirs[2:], torch.from_numpy(target_noise))
     np.testing.assert_allclose(their_target[:, 0].numpy(), target, rtol=1e-5, atol=1e-6)
-    ours = jax.grad(td3.critic_loss_fn, has_aux=True)(state.critic.params, spec.td3, batch, target)
+    ours = jax.grad(spot.critic_loss_fn, has_aux=True)(state.critic.params, spec.td3, batch, target)
     loss = baseline.critic_loss(theirs[0], theirs[1], their_target)
     second = jax.tree.map(lambda x: x[1], ours[0]['params']['twin'])
     assert_same(loss, baseline.critics[1], ours[1]['critic_loss'].mean(), second)
 
-    ours = jax.grad(td3.actor_loss_fn, has_aux=True)(
+    ours = jax.grad(spot.actor_loss_fn, has_aux=True)(
         state.actor.params, spec.td3, state.critic.params, cvae, batch, noise, hypers
     )
     loss = baseline.actor_loss(theirs[0], torch.from_numpy(latent_noise))

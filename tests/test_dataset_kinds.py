@@ -249,7 +249,7 @@ def test_empty_episodes_are_left_out_and_columns_are_rows(capsys):
     rows = unpack(data.transitions, 2, 1)
     np.testing.assert_array_equal(rows.rewards, [1, 2, 3])
     np.testing.assert_array_equal(rows.masks, [1, 1, 0])
-    assert data.episodes == 1
+    assert len(data.lengths) == 1
     assert '2 episodes without steps are left out' in capsys.readouterr().err
     _empty(stored, [1])
     with pytest.raises(InputError, match='is empty: it has no transitions'):

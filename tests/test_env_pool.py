@@ -14,6 +14,7 @@ from spot_jax.datasets import load
 from spot_jax.env_pool import EnvPool
 from spot_jax.errors import InputError
 from spot_jax.finetuning import Collector
+from spot_jax.methods import METHODS
 from spot_jax.policy import Scaling
 from spot_jax.tasks import TASKS
 
@@ -73,7 +74,7 @@ def test_every_environment_gets_its_own_action(tmp_path):
 def test_evaluation_survives_one_failure(tmp_path, capfd, killed):
     make_env, workers = pool_of(tmp_path, 1, killed)
     evaluator = evaluation.Evaluator(make_env, 2, 3, 0, True, workers)
-    episodes = evaluator(lambda observations: np.ones_like(observations))
+    episodes = evaluator(lambda observations, *_: np.ones_like(observations))
     evaluator.close()
     np.testing.assert_array_equal(episodes.lengths, [[7, 6, 5]] * 2)  # from 0, 1, 2 to 7
     assert episodes.successes.all()
@@ -85,13 +86,13 @@ def test_second_failure_ends_it_with_its_own_words(tmp_path):
     make_env, workers = pool_of(tmp_path, 2)
     evaluator = evaluation.Evaluator(make_env, 1, 1, 0, True, workers)
     with pytest.raises(InputError, match=r'again and again \(ValueError: the sum is above 5'):
-        evaluator(lambda observations: np.ones_like(observations))
+        evaluator(lambda observations, *_: np.ones_like(observations))
     evaluator.close()
 
 
 def test_collector_goes_on_with_new_episodes_after_a_failure(tmp_path, capfd):
     make_env, workers = pool_of(tmp_path, 1)
-    members = Population([Member(0, {}), Member(1, {})], (2, 1))
+    members = Population([Member(0, {}), Member(1, {})], (2, 1), METHODS['spot'])
     collector = Collector(make_env, members, TASKS['locomotion'], UNIT, 0, workers)
     for t in range(200):
         rows = collector.step(np.full((2, 1), 0.5, np.float32), t)
@@ -105,7 +106,7 @@ def test_collector_goes_on_with_new_episodes_after_a_failure(tmp_path, capfd):
 
 def test_collector_survives_a_worker_that_ends_before_a_reset(tmp_path, capfd):
     make_env, workers = pool_of(tmp_path, 0)
-    members = Population([Member(0, {}), Member(1, {})], (2, 1))
+    members = Population([Member(0, {}), Member(1, {})], (2, 1), METHODS['spot'])
     collector = Collector(make_env, members, TASKS['locomotion'], UNIT, 0, workers)
     process = collector._pool._workers[1][0]
     process.kill()
@@ -126,7 +127,7 @@ def test_collector_survives_a_worker_that_ends_before_a_reset(tmp_path, capfd):
 def test_workers_change_no_result():
     spec = load(ID, TASKS['pointmaze']).environment
     make_env = partial(environments.make, spec, TASKS['pointmaze'])
-    policy = lambda observations: np.sin(5 * observations[..., :2] + np.arange(2.0)[:, None, None])
+    policy = lambda observations, *_: np.sin(5 * observations[..., :2] + np.arange(2.0)[:, None, None])
     alone, shared = (evaluation.Evaluator(make_env, 2, 3, 7, True, workers) for workers in (0, 2))
     np.testing.assert_equal(alone(policy), shared(policy))
     for evaluator in (alone, shared):

@@ -7,10 +7,11 @@ from tiny import tiny
 
 from spot_jax.config import default_config, flattened, lookup, validate
 from spot_jax.errors import InputError
-from spot_jax.fields import FIELDS, HYPERPARAMETERS, problem, shown
+from spot_jax.fields import FIELDS, problem, shown
+from spot_jax.methods import GRID
 
 NUMBERS = [path for path, field in FIELDS.items() if field.takes.kind in (int, float)]
-MAY_BE_NEGATIVE = ('episodes.min_return',)
+MAY_BE_NEGATIVE = ('episodes.min_return', 'rebrac.reward_shift')
 SEVERAL = [path for path, field in FIELDS.items() if field.takes.kind is tuple]
 NO_NUMBERS = (True, '1', math.nan, math.inf, -math.inf, 1e300, 10**400, -1, -0.5, 1 + 1j, (1,), [], {1}, b'1', object())
 
@@ -78,7 +79,7 @@ def test_bounds_of_the_ranges():
 
 
 def test_a_grid_takes_what_its_field_takes():
-    for name, path in HYPERPARAMETERS.items():
+    for name, path in GRID.items():
         for value in (0, 1e-40, 1, 1.5, 1e20, -1):
             assert (problem(path, value) is None) == (problem(f'grid.{name}', (value,)) is None)
 
@@ -115,3 +116,10 @@ def test_values_that_cannot_be_printed_are_told_of_on_one_line():
     assert shown(10**10000) == 'a int that cannot be printed'
     assert len(shown('x' * 999)) == 80
     assert '\n' not in shown('a\nb')
+
+
+def test_the_number_of_members_has_a_bound():
+    """A grid grows as a product: a million members would be made for minutes before anything is said."""
+    values = tuple(i / 1000 for i in range(1000))
+    with pytest.raises(InputError, match=r'config\.seeds and config\.grid make 1000000 members: at most 100000'):
+        validate(tiny(**{'seeds': (0,), 'grid.tau': values, 'grid.discount': values}))

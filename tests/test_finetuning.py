@@ -11,10 +11,10 @@ import pytest
 from flax import serialization
 from tiny import ID, tiny
 
-from spot_jax import environments, online, population, restore, td3, training
-from spot_jax.build import build_spec
+from spot_jax import environments, online, population, restore, training
 from spot_jax.datasets import load
 from spot_jax.errors import InputError
+from spot_jax.methods import spot
 from spot_jax.ring_files import RingFiles
 from spot_jax.tasks import TASKS
 from spot_jax.train_state import init_adam
@@ -49,12 +49,12 @@ def by_hand(config, saved):
     the block before it.
     """
     o, seed, dataset = config.online, config.seeds[0], load(ID, TASKS['pointmaze'])
-    spec = build_spec(config, dataset.observation_dim, dataset.action_dim)
-    fresh = population.init_policies(jnp.array([seed], jnp.uint32), 1, spec).learner
+    spec = spot.make_spec(config, dataset.observation_dim, dataset.action_dim)
+    fresh = population.init_policies(jnp.array([seed], jnp.uint32), 1, spot.algorithm(spec)).learner
     learner = jax.tree.map(lambda x: jnp.asarray(x[0, 0]), serialization.from_state_dict(fresh, saved['learner']))
     density = jax.tree.map(lambda x: jnp.asarray(x[0]), saved['density_params'])
     if o.reset_optimizers:
-        learner = td3.TD3State(*(s.replace(opt_state=init_adam(s.params)) for s in (learner.actor, learner.critic)))
+        learner = spot.TD3State(*(s.replace(opt_state=init_adam(s.params)) for s in (learner.actor, learner.critic)))
     explore_key, train_key = (
         jax.random.fold_in(jax.random.key(seed), s) for s in (online.EXPLORE, online.ONLINE_TRAIN)
     )
@@ -80,9 +80,9 @@ def by_hand(config, saved):
             minibatches = unpack(jnp.asarray(np.array(old + new, np.float32)[np.array(indices)]), 4, 2)
             weight = 0.1 * max(0.2, 1 - step / o.cooling_steps) if o.cooling_steps else 0.1
             own = (weight, 3e-4, 3e-4, o.discount or 0.99, 0.5, 0.005, 0.2, 0.5)
-            draws = td3.draw_noise(noise_key, spec.td3, 16)
-            hypers = td3.Hyperparameters(*map(jnp.float32, own))
-            learner, _ = td3.update(learner, spec.td3, density, minibatches, draws, hypers)
+            draws = spot.draw_noise(noise_key, spec.td3, 16)
+            hypers = spot.Hyperparameters(*map(jnp.float32, own))
+            learner, _ = spot.update(learner, spec.td3, density, minibatches, draws, hypers)
             blocks += 1
     env.close()
     return learner, np.array(new), blocks
@@ -160,10 +160,10 @@ def test_both_phases_in_one_run_and_apart(finished, tmp_path, monkeypatch, capsy
 @pytest.mark.usefixtures('data')
 def test_a_part_goes_on_from_its_members_alone(finished, tmp_path):
     config = tiny(part=(1, 2), **{'online.restore': str(finished), 'seeds': (0, 1)})
-    job_spec = build_spec(config, 4, 2)
-    fresh = population.init_policies(jnp.array([1], jnp.uint32), 1, job_spec)
+    job_spec = spot.make_spec(config, 4, 2)
+    fresh = population.init_policies(jnp.array([1], jnp.uint32), 1, spot.algorithm(job_spec))
     saved = read_run(finished)[1]
-    state, cvaes, _ = restore.restored_policies(config, saved['sha256'], fresh, uses_density=True)
+    state, cvaes, _ = restore.restored_policies(config, saved['sha256'], fresh, has_stages=True)
     second = lambda tree: jax.tree.map(lambda x: x[1:], tree)
     np.testing.assert_equal(serialization.to_state_dict(jax.device_get(state.learner)), second(saved['learner']))
     np.testing.assert_equal(jax.device_get(cvaes), second(saved['density_params']))

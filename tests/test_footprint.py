@@ -6,11 +6,11 @@ import pytest
 from tiny import tiny
 
 from spot_jax import footprint, memory, training
-from spot_jax.benchmark.phases import prepare
-from spot_jax.build import build_spec
+from spot_jax.benchmark.phases import data_of_rows, prepare
 from spot_jax.config import validate
 from spot_jax.errors import InputError
 from spot_jax.memory import GIB, Part
+from spot_jax.methods import spot
 
 SIZES = (4, 2)
 
@@ -18,13 +18,13 @@ SIZES = (4, 2)
 @pytest.mark.parametrize(
     ('changes', 'words'),
     [
-        ({'regularizer.num_samples': 10**8}, 'config.batch_size or config.regularizer.num_samples'),
-        ({'batch_size': 10**8, 'regularizer.name': 'none'}, 'config.batch_size$'),
-        ({'actor.hidden_dims': (10**7, 10**7)}, 'hidden_dims of config.actor and config.critic'),
-        ({'critic.hidden_dims': (2**31 - 1,)}, 'hidden_dims of config.actor and config.critic'),
-        ({'cvae.hidden_dims': (10**6,) * 2}, 'config.cvae.hidden_dims'),
-        ({'cvae.latent_dim': 2**31 - 1}, 'config.cvae.hidden_dims'),
-        ({'seeds': tuple(range(1000)), 'grid.tau': tuple(i / 999 for i in range(1000))}, 'number of seeds and grid'),
+        ({'regularizer.num_samples': 10**8}, 'what makes minibatches large: batch_size, num_samples'),
+        ({'batch_size': 10**8, 'regularizer.name': 'none'}, 'what makes minibatches large: batch_size'),
+        ({'actor.hidden_dims': (10**7, 10**7)}, 'the hidden_dims of its networks'),
+        ({'critic.hidden_dims': (2**31 - 1,)}, 'hidden_dims'),
+        ({'cvae.hidden_dims': (10**6,) * 2}, 'the hidden_dims of its networks'),
+        ({'cvae.latent_dim': 2**31 - 1}, 'the hidden_dims of its networks'),
+        ({'seeds': tuple(range(300)), 'grid.tau': tuple(i / 299 for i in range(300))}, 'number of seeds and grid'),
         ({'online.steps': 999_999_998, 'seeds': tuple(range(50))}, 'config.online.capacity'),
         ({'online.steps': 2, 'online.capacity': 999_999_999, 'seeds': tuple(range(50))}, 'config.online.capacity'),
     ],
@@ -54,8 +54,8 @@ def test_what_fits_is_not_refused(monkeypatch):
 
 def test_the_estimate_is_a_lower_bound():
     config, rows = tiny(**{'regularizer.num_samples': 64, 'cvae.hidden_dims': (300,), 'batch_size': 128}), 1000
-    run, arguments = prepare(config, build_spec(config, *SIZES), 'policy', 2)
-    dataset = jax.ShapeDtypeStruct((rows, 2 * SIZES[0] + SIZES[1] + 2), jnp.float32)
+    run, arguments = prepare(config, spot.make_spec(config, *SIZES), 'policy', 2)
+    dataset = jax.eval_shape(data_of_rows, jnp.zeros((rows, 2 * SIZES[0] + SIZES[1] + 2)))
     used = run.lower(*jax.eval_shape(arguments), dataset).compile().memory_analysis()
     taken = used.argument_size_in_bytes + used.temp_size_in_bytes
     estimate = sum(part.size for part in footprint.phases(config, SIZES, rows, at_once=2)['offline'])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from golden import GOLDEN
 
-from spot_jax import density, td3
+from spot_jax import density
+from spot_jax.methods import spot
 from spot_jax.networks import CVAE, Actor, DoubleCritic
 from spot_jax.regularizers import support
 from spot_jax.train_state import TargetTrainState
@@ -49,7 +50,7 @@ def state(prefixes):
     make = lambda n: TargetTrainState.create(
         nets[n](f'{prefixes}/{n}'), target_params=nets[n](f'{prefixes}/target_{n}')
     )
-    return td3.TD3State(make('actor'), make('critic'))
+    return spot.TD3State(make('actor'), make('critic'))
 
 
 def params_of(s):
@@ -57,11 +58,11 @@ def params_of(s):
 
 
 def test_two_updates():
-    algorithm = td3.TD3(Actor(3, (16, 16)), DoubleCritic((16, 16)), support(NET, 'elbo', 1))
-    meta = {k: jnp.float32(GOLDEN[f'meta/{k}']) for k in td3.Hyperparameters._fields if f'meta/{k}' in GOLDEN}
-    hypers = td3.Hyperparameters(**meta, policy_noise=jnp.float32(0.2), noise_clip=jnp.float32(0.5))
+    algorithm = spot.TD3(Actor(3, (16, 16)), DoubleCritic((16, 16)), support(NET, 'elbo', 1))
+    meta = {k: jnp.float32(GOLDEN[f'meta/{k}']) for k in spot.Hyperparameters._fields if f'meta/{k}' in GOLDEN}
+    hypers = spot.Hyperparameters(**meta, policy_noise=jnp.float32(0.2), noise_clip=jnp.float32(0.5))
     batches = Transition(*(np.stack([GOLDEN[f'step{i}/batch/{f}'] for i in (1, 2)]) for f in Transition._fields))
-    noise = td3.Noise(
+    noise = spot.Noise(
         np.stack([GOLDEN[f'step{i}/target_noise'] for i in (1, 2)]),
         GOLDEN['step2/cvae_noise'][:, None],
         jax.random.key(0),
@@ -69,14 +70,14 @@ def test_two_updates():
     )
     before, density_params = state('before'), golden.cvae('before/cvae')
 
-    targets = td3.target_values(before, algorithm, batches, noise, hypers)
+    targets = spot.target_values(before, algorithm, batches, noise, hypers)
     first = jax.tree.map(lambda x: x[0], batches)
-    middle, metrics = td3.update_critic(before, algorithm, first, targets[0], hypers)
+    middle, metrics = spot.update_critic(before, algorithm, first, targets[0], hypers)
     np.testing.assert_allclose(metrics['critic_loss'].mean(), GOLDEN['step1/critic_loss'], **TOLERANCE)
     chex.assert_trees_all_close(params_of(middle), params_of(state('step1/after')), **TOLERANCE)
     chex.assert_trees_all_equal(middle.actor, before.actor)  # parameters *and* optimiser state
 
-    after, metrics = td3.update(before, algorithm, density_params, batches, noise, hypers)
+    after, metrics = spot.update(before, algorithm, density_params, batches, noise, hypers)
     np.testing.assert_allclose(metrics['actor_q'].mean(), GOLDEN['step2/Q'], **TOLERANCE)
     np.testing.assert_allclose(metrics['actor_loss'].mean(), GOLDEN['step2/actor_loss'], **TOLERANCE)
     np.testing.assert_allclose(metrics['penalty'].mean(), GOLDEN['step2/neg_log_beta'], **TOLERANCE)

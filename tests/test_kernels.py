@@ -10,9 +10,9 @@ import pytest
 from experiments import antmaze
 from spot_jax import population
 from spot_jax.benchmark import kernels
-from spot_jax.benchmark.phases import lower, with_settings
-from spot_jax.build import build_spec
+from spot_jax.benchmark.phases import data_of_rows, lower, with_settings
 from spot_jax.config import members
+from spot_jax.methods import spot
 
 SIZES = (29, 8)
 EXECUTED = {1: 189, 4: 189}  # instructions of a block of AntMaze's policy updates on a CPU by members, as measured
@@ -67,12 +67,13 @@ def tiny_phase(precision):
     config.update_from_flattened_dict(
         {'batch_size': 16, 'precision': precision, 'cvae.hidden_dims': (8,), 'critic.hidden_dims': (8,)}
     )
-    spec, everyone = build_spec(config, 4, 2), members(config)
+    spec, everyone = spot.make_spec(config, 4, 2), members(config)
     seeds = jnp.zeros(1, jnp.uint32)
-    rows = jnp.asarray(np.random.default_rng(0).normal(size=(50, 12)).astype(np.float32))
-    params = population.init_cvaes(seeds, spec).learner.params
-    arguments = (population.init_policies(seeds, 1, spec), seeds, everyone.hyperparameters(), params, rows)
-    return spec, arguments
+    data = data_of_rows(np.random.default_rng(0).normal(size=(50, 12)).astype(np.float32))
+    params = population.init_stage(seeds, spot.cvae_stage(spec)).learner.params
+    algorithm = spot.algorithm(spec)
+    arguments = (population.init_policies(seeds, 1, algorithm), seeds, everyone.hyperparameters(), params, data)
+    return algorithm, arguments
 
 
 @pytest.mark.parametrize(
@@ -80,18 +81,18 @@ def tiny_phase(precision):
     [('float32', 'HIGHEST'), ('tensorfloat32', 'HIGH'), ('bfloat16', 'DEFAULT')],
 )
 def test_precision_reaches_every_product(precision, in_program):
-    spec, arguments = tiny_phase(precision)
-    text = population.policy_phase(spec, 4).lower(*arguments).as_text()
+    algorithm, arguments = tiny_phase(precision)
+    text = population.policy_phase(algorithm, 4, precision).lower(*arguments).as_text()
     products = [line for line in text.splitlines() if 'dot_general' in line]
     assert len(products) >= 20
     assert all(re.findall(r'precision = \[(\w+), (\w+)\]', line) == [(in_program,) * 2] for line in products)
 
 
 def test_float32_changes_nothing_on_a_cpu():
-    spec, arguments = tiny_phase('float32')
+    algorithm, arguments = tiny_phase('float32')
     copy = lambda: jax.tree.map(jnp.copy, arguments[0])
-    explicit, _ = population.policy_phase(spec, 10)(copy(), *arguments[1:])
-    default, _ = population.policy_phase(spec._replace(precision=None), 10)(copy(), *arguments[1:])
+    explicit, _ = population.policy_phase(algorithm, 10)(copy(), *arguments[1:])
+    default, _ = population.policy_phase(algorithm, 10, None)(copy(), *arguments[1:])
     for a, b in zip(jax.tree.leaves(explicit), jax.tree.leaves(default), strict=True):
         np.testing.assert_array_equal(a, b)
 

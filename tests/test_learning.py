@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spot_jax import population, td3
+from spot_jax import population
+from spot_jax.benchmark.phases import data_of_rows
+from spot_jax.methods import spot
 from spot_jax.networks import CVAE, Actor, DoubleCritic
 from spot_jax.regularizers import REGULARIZERS
 
@@ -23,19 +25,21 @@ def test_learned_action(name, weight, low, high):
     rng = np.random.default_rng(0)
     states = rng.uniform(-1, 1, (4000, 2))
     actions = rng.choice([-0.5, 0.5], (4000, 1)) + 0.05 * rng.normal(size=(4000, 1))
-    rows = jnp.array(np.hstack([states, actions, actions, np.zeros((4000, 1)), states]), jnp.float32)
+    data = data_of_rows(np.hstack([states, actions, actions, np.zeros((4000, 1)), states]).astype(np.float32))
     cvae = CVAE(1, (64, 64))
-    algorithm = td3.TD3(Actor(1, (64, 64)), DoubleCritic((64, 64)), REGULARIZERS[name](cvae, 'elbo', 1))
-    spec = population.Spec(cvae, algorithm, 2, 128, 1e-3)
+    algorithm = spot.TD3(Actor(1, (64, 64)), DoubleCritic((64, 64)), REGULARIZERS[name](cvae, 'elbo', 1))
+    spec = spot.Spec(cvae, algorithm, 2, 128, 1e-3)
     settings = (weight, 1e-3, 1e-3, 0.99, 0.5, 0.005, 0.2, 0.5)
-    hypers = td3.Hyperparameters(*(jnp.full((1, 1), value) for value in settings))
+    hypers = spot.Hyperparameters(*(jnp.full((1, 1), value) for value in settings))
     seeds = jnp.array([0], jnp.uint32)
     params = None
     if algorithm.regularizer.uses_density:
-        cvaes, _ = population.cvae_phase(spec, 1500)(population.init_cvaes(seeds, spec), seeds, hypers, None, rows)
+        stage = spot.cvae_stage(spec)
+        cvaes = population.init_stage(seeds, stage)
+        cvaes, _ = population.stage_phase(stage, 1500)(cvaes, seeds, hypers, None, data)
         params = cvaes.learner.params
-    state = population.init_policies(seeds, 1, spec)
-    state, _ = population.policy_phase(spec, 1500)(state, seeds, hypers, params, rows)
+    state = population.init_policies(seeds, 1, spot.algorithm(spec))
+    state, _ = population.policy_phase(spot.algorithm(spec), 1500)(state, seeds, hypers, params, data)
     params = jax.tree.map(lambda x: x[0, 0], state.learner.actor.params)
-    learned = algorithm.actor.apply(params, rows[:200, :2])
+    learned = algorithm.actor.apply(params, data.rows[:200, :2])
     assert low <= learned.mean() <= high

@@ -156,7 +156,7 @@ def test_a_diverged_cvae_takes_its_policies_with_it(tmp_path):
     config = tiny(**{'seeds': (0,), 'grid.beta': (0.5, 1e30)})
     assert training.run(config, tmp_path / 'one') == 0
     results = json.loads((tmp_path / 'one' / 'results.json').read_text())
-    assert [(m['status'], m['cvae'], m['gradient_steps']) for m in results['members']] == [
+    assert [(m['status'], m['stages'], m['gradient_steps']) for m in results['members']] == [
         ('completed', 'completed', 40),
         ('diverged', 'diverged', 0),
     ]

@@ -156,7 +156,7 @@ def test_a_wish_to_stop_ends_the_waiting_after_some_grace():
         pool.receive()
     assert 0.3 <= time.monotonic() - start < 3
     evaluator = evaluation.Evaluator(partial(Moody, 'reset', hang), 1, 1, 0, False)
-    assert evaluator(np.zeros_like, lambda: True) is None
+    assert evaluator(lambda observations, *_: np.zeros_like(observations), lambda: True) is None
     evaluator.close()
     pool.close()
 
@@ -366,6 +366,7 @@ def test_online_run_ends_with_a_checkpoint_and_nothing_bad_in_its_ring(finished,
         with pytest.raises(InputError, match=f'again and again .*{words}'):
             training.run(config, tmp_path)
         saved = read_run(tmp_path)[1]
+        assert len(saved['ring_sha256']) == len(saved['ring_segments'])  # damage would be found
         ring = RingFiles(tmp_path / 'ring', saved['ring_segments']).load((2, 1), 40, 12)
         assert 0 < ring.count < 40
         assert np.isfinite(ring.rows).all()

@@ -6,16 +6,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spot_jax import finetuning, online, policy, population, sharding, td3
+from spot_jax import finetuning, online, policy, population, sharding
+from spot_jax.benchmark.phases import data_of_rows
 from spot_jax.config import Member, Population
 from spot_jax.errors import InputError
+from spot_jax.methods import spot
 from spot_jax.networks import CVAE, Actor, DoubleCritic
 from spot_jax.regularizers import REGULARIZERS
 from spot_jax.ring_files import RingFiles
 from spot_jax.tasks import TASKS
 from spot_jax.types import unpack
 
-OPTIONS = online.Options(True, None, 0.2, 100, 0.1)
+OPTIONS = online.Options(True, None, 0.2, 100, 0.1, ('regularizer_weight',))
 
 
 def test_ring_wraps_around_and_keeps_rows_whole():
@@ -81,20 +83,20 @@ def test_weight_is_cooled_to_a_floor():
 def test_block_equals_updates_written_by_hand():
     """Minibatches indexed in one concatenated buffer of what was there after each step; to 1e-5, not compiled alike."""
     cvae = CVAE(2, (8,))
-    algorithm = td3.TD3(Actor(2, (8, 8)), DoubleCritic((8, 8)), REGULARIZERS['support'](cvae, 'elbo', 1))
-    spec = population.Spec(cvae, algorithm, 3, 16, 1e-3)
+    algorithm = spot.TD3(Actor(2, (8, 8)), DoubleCritic((8, 8)), REGULARIZERS['support'](cvae, 'elbo', 1))
+    spec = spot.Spec(cvae, algorithm, 3, 16, 1e-3)
     rng = np.random.default_rng(0)
     rows, new = (jnp.array(rng.uniform(-1, 1, (n, 10)), jnp.float32) for n in (30, 12))
     seeds, settings = jnp.array([5], jnp.uint32), (0.5, 1e-3, 1e-3, 0.9, 0.5, 0.1, 0.2, 0.5)
-    hypers = td3.Hyperparameters(*(jnp.full((1, 1), x) for x in settings))
-    params = population.init_cvaes(seeds, spec).learner.params
-    state = population.init_policies(seeds, 1, spec)
+    hypers = spot.Hyperparameters(*(jnp.full((1, 1), x) for x in settings))
+    params = population.init_stage(seeds, spot.cvae_stage(spec)).learner.params
+    state = population.init_policies(seeds, 1, spot.algorithm(spec))
     expected = jax.tree.map(lambda x: x[0, 0], state.learner)
     ring = online.empty_ring((1, 1), 12, 10)
-    phase = online.online_phase(spec, OPTIONS, sharding.grid_mesh((1, 1), jax.devices()))
+    phase = online.online_phase(spot.algorithm(spec), 16, OPTIONS, sharding.grid_mesh((1, 1), jax.devices()))
     for block in range(6):
         ring = online.add(ring, new[2 * block : 2 * block + 2][:, None, None])
-        state, _ = phase(state, ring, seeds, hypers, params, rows)
+        state, _ = phase(state, ring, seeds, hypers, params, data_of_rows(rows))
 
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(5), online.ONLINE_TRAIN), block)
         sample_key, noise_key = jax.random.split(key)
@@ -103,10 +105,10 @@ def test_block_equals_updates_written_by_hand():
             buffer = jnp.concatenate([rows, new[: 2 * block + i + 1]])
             minibatches.append(buffer[jax.random.randint(jax.random.split(one)[0], (16,), 0, len(buffer))])
         weight = 0.5 * (1 - 2 * (block + 1) / 100)
-        own = td3.Hyperparameters(*map(jnp.float32, (weight, *settings[1:])))
-        noise = td3.draw_noise(noise_key, algorithm, 16)
+        own = spot.Hyperparameters(*map(jnp.float32, (weight, *settings[1:])))
+        noise = spot.draw_noise(noise_key, algorithm, 16)
         density = jax.tree.map(lambda x: x[0], params)
-        expected, _ = td3.update(expected, algorithm, density, unpack(jnp.stack(minibatches), 3, 2), noise, own)
+        expected, _ = spot.update(expected, algorithm, density, unpack(jnp.stack(minibatches), 3, 2), noise, own)
     assert state.gradient_steps.tolist() == [[12]]
     for a, b in zip(jax.tree.leaves(state.learner), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a[0, 0], b, rtol=1e-5, atol=1e-5)

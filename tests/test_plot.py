@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from spot_jax import curves, environments, evaluate, pictures, plot
-from spot_jax.config import HYPERPARAMETERS
 from spot_jax.errors import InputError
+from spot_jax.methods.spot import Hyperparameters
 from spot_jax.tasks import TASKS
 
 RETURN, SUCCESS = 'evaluation/return', 'evaluation/success_rate'
@@ -19,7 +19,7 @@ RETURN, SUCCESS = 'evaluation/return', 'evaluation/success_rate'
 
 def rows(text):
     """Rows of metrics.csv from columns step, seed, weight, return, q; the other hyperparameters are 1."""
-    common = dict.fromkeys(HYPERPARAMETERS, '1.0') | {SUCCESS: ''}
+    common = dict.fromkeys(Hyperparameters._fields, '1.0') | {SUCCESS: ''}
     fields = ['gradient_steps', 'seed', 'regularizer_weight', RETURN, 'training/q']
     return [common | row for row in csv.DictReader(text.split(), fields)]
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from spot_jax.methods.spot import Hyperparameters
 from spot_jax.population import PhaseState
 from spot_jax.sharding import grid_mesh, in_turns, split
-from spot_jax.td3 import Hyperparameters
 
 PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np
@@ -20,39 +20,41 @@ jax.config.update('jax_num_cpu_devices', 3)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 from tiny import tiny
 from spot_jax import online, population, sharding
-from spot_jax.build import build_spec
+from spot_jax.benchmark.phases import data_of_rows
+from spot_jax.methods import spot
 from spot_jax.config import members
-rows = jnp.array(np.random.default_rng(0).uniform(-1, 1, (50, 12)), jnp.float32)
+data = data_of_rows(np.random.default_rng(0).uniform(-1, 1, (50, 12)).astype(np.float32))
 for changes in (
     {'seeds': (0, 1, 2, 3)},
     {'seeds': (0,), 'grid.regularizer_weight': (0.1, 0.2, 0.3, 0.4)},
     {'seeds': (0, 1), 'grid.beta': (0.5, 1.0), 'grid.discount': (0.9, 0.99)},
 ):
     config = tiny(**changes)
-    spec, everyone = build_spec(config, 4, 2), members(config)
-    seeds, hypers = jnp.array([s for s, _ in everyone.cvaes()], jnp.uint32), everyone.hyperparameters()
+    spec, everyone = spot.make_spec(config, 4, 2), members(config)
+    seeds, hypers = everyone.seeds(), everyone.hyperparameters()
+    algorithm, stage = spot.algorithm(spec), spot.cvae_stage(spec)
     found = []
     for devices, at_once in ((jax.devices()[:1], 8), (jax.devices(), 1)):
-        cvaes, _ = population.cvae_phase(spec, 10, devices, at_once)(
-            population.init_cvaes(seeds, spec), seeds, hypers, None, rows
+        cvaes, _ = population.stage_phase(stage, 10, devices=devices, at_once=at_once)(
+            population.init_stage(seeds, stage), seeds, hypers, None, data
         )
-        phase = population.policy_phase(spec, 10, devices, at_once)
-        state = sharding.replicate(population.init_policies(seeds, everyone.shape[1], spec), devices)
+        phase = population.policy_phase(algorithm, 10, devices=devices, at_once=at_once)
+        state = sharding.replicate(population.init_policies(seeds, everyone.shape[1], algorithm), devices)
         for _ in range(2):
-            state, metrics = phase(state, seeds, hypers, cvaes.learner.params, rows)
+            state, metrics = phase(state, seeds, hypers, cvaes.learner.params, data)
         assert (int(state.block), phase._cache_size()) == (10, 1)
         found.append(jax.device_get((cvaes.learner, state, metrics)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *found)
 
-options = online.Options(True, None, 0.2, 100, 0.1)
+options = online.Options(True, None, 0.2, 100, 0.1, ('regularizer_weight',))
 new = jnp.array(np.random.default_rng(1).uniform(-1, 1, (4, 2, *everyone.shape, 12)), jnp.float32)
 found = []
 for devices in (jax.devices()[:1], jax.devices()):
     mesh = sharding.grid_mesh(everyone.shape, devices)
-    policies = population.init_policies(seeds, everyone.shape[1], spec)
-    arguments = (policies, online.empty_ring(everyone.shape, 6, 12), seeds, hypers, cvaes.learner.params, rows)
+    policies = population.init_policies(seeds, everyone.shape[1], algorithm)
+    arguments = (policies, online.empty_ring(everyone.shape, 6, 12), seeds, hypers, cvaes.learner.params, data)
     state, ring, *fixed = online.place(mesh, *arguments)
-    update, add = online.online_phase(spec, options, mesh), online.adder(mesh)
+    update, add = online.online_phase(algorithm, 16, options, mesh), online.adder(mesh)
     for block in new:
         ring = add(ring, block)
         state, metrics = update(state, ring, *fixed)

@@ -5,20 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spot_jax import population, td3
+from spot_jax import population
+from spot_jax.benchmark.phases import data_of_rows
+from spot_jax.methods import spot
 from spot_jax.networks import CVAE, Actor, DoubleCritic
 from spot_jax.regularizers import REGULARIZERS
 from spot_jax.train_state import TargetTrainState
 from spot_jax.types import Transition
 
-HYPERS = td3.Hyperparameters(*map(jnp.float32, (0.5, 1e-3, 1e-3, 0.9, 0.5, 0.1, 0.2, 0.5)))
+HYPERS = spot.Hyperparameters(*map(jnp.float32, (0.5, 1e-3, 1e-3, 0.9, 0.5, 0.1, 0.2, 0.5)))
 
 
 def make(name='none', dropout=0.0, **kwargs):
-    algorithm = td3.TD3(
+    algorithm = spot.TD3(
         Actor(2, (8, 8), dropout=dropout), DoubleCritic((8, 8)), REGULARIZERS[name](CVAE(2, (8,)), 'elbo', 2), **kwargs
     )
-    return algorithm, td3.init(jax.random.key(0), algorithm, 3)
+    return algorithm, spot.init(jax.random.key(0), algorithm, 3)
 
 
 def batch(size=4):
@@ -29,13 +31,13 @@ def batch(size=4):
 
 def zero_noise(size=4):
     key = jax.random.key(0)
-    return td3.Noise(jnp.zeros((size, 2)), jnp.zeros((size, 0)), key, key)
+    return spot.Noise(jnp.zeros((size, 2)), jnp.zeros((size, 0)), key, key)
 
 
 def test_target_terminal_does_not_bootstrap_and_truncation_does():
     algorithm, state = make()
     data = batch(2)._replace(masks=jnp.array([0.0, 1.0]))
-    target = td3.target_values(state, algorithm, data, zero_noise(2), HYPERS)
+    target = spot.target_values(state, algorithm, data, zero_noise(2), HYPERS)
     actions = algorithm.actor.apply(state.actor.params, data.next_observations)
     q = algorithm.critic.apply(state.critic.params, data.next_observations, actions).min(axis=0)
     np.testing.assert_allclose(target, [data.rewards[0], data.rewards[1] + 0.9 * q[1]], rtol=1e-6)
@@ -44,17 +46,17 @@ def test_target_terminal_does_not_bootstrap_and_truncation_does():
 def test_target_noise_is_clipped():
     algorithm, state = make()
     data, zero = batch(), zero_noise()
-    huge = td3.target_values(state, algorithm, data, zero._replace(target=jnp.full((4, 2), 99.0)), HYPERS)
-    at_clip = td3.target_values(state, algorithm, data, zero._replace(target=jnp.full((4, 2), 2.5)), HYPERS)
+    huge = spot.target_values(state, algorithm, data, zero._replace(target=jnp.full((4, 2), 99.0)), HYPERS)
+    at_clip = spot.target_values(state, algorithm, data, zero._replace(target=jnp.full((4, 2), 2.5)), HYPERS)
     np.testing.assert_array_equal(huge, at_clip)  # 0.2 · 2.5 is the clip, 0.5
-    assert not np.allclose(huge, td3.target_values(state, algorithm, data, zero, HYPERS))
+    assert not np.allclose(huge, spot.target_values(state, algorithm, data, zero, HYPERS))
 
 
 def test_dropout_acts_in_the_target_and_not_when_acting():
     algorithm, state = make(dropout=0.5)
     data, zero = batch(), zero_noise()
     other = zero._replace(target_dropout=jax.random.key(1))
-    first, second = (td3.target_values(state, algorithm, data, n, HYPERS) for n in (zero, other))
+    first, second = (spot.target_values(state, algorithm, data, n, HYPERS) for n in (zero, other))
     assert not np.allclose(first, second)
     plain = Actor(2, (8, 8)).apply(state.actor.params, data.observations)
     np.testing.assert_array_equal(algorithm.actor.apply(state.actor.params, data.observations), plain)
@@ -67,7 +69,7 @@ def test_actor_loss_of_bc_by_hand(normalize_q):
     actions = algorithm.actor.apply(state.actor.params, data.observations)
     q = algorithm.critic.apply(state.critic.params, data.observations, actions)[0]
     expected = -q.mean() / (jnp.abs(q).mean() if normalize_q else 1) + 0.5 * ((actions - data.actions) ** 2).mean()
-    loss, _ = td3.actor_loss_fn(state.actor.params, algorithm, state.critic.params, None, data, zero_noise(), HYPERS)
+    loss, _ = spot.actor_loss_fn(state.actor.params, algorithm, state.critic.params, None, data, zero_noise(), HYPERS)
     assert loss == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -99,19 +101,19 @@ def test_every_regularizer_keeps_the_contract(name):
 
 def policy_run(seeds, weights, steps=20, bad_lr=None):
     algorithm, _ = make('support')
-    spec = population.Spec(CVAE(2, (8,)), algorithm, 3, 16, 1e-3)
+    spec = spot.Spec(CVAE(2, (8,)), algorithm, 3, 16, 1e-3)
     shape = (len(seeds), len(weights))
-    hypers = td3.Hyperparameters(*(jnp.full(shape, x) for x in HYPERS))
+    hypers = spot.Hyperparameters(*(jnp.full(shape, x) for x in HYPERS))
     hypers = hypers._replace(regularizer_weight=jnp.broadcast_to(jnp.array(weights)[None], shape))
     if bad_lr is not None:
         hypers = hypers._replace(critic_lr=hypers.critic_lr.at[bad_lr].set(1e6))
     seeds = jnp.array(seeds)
     rng = np.random.default_rng(0)
-    rows = jnp.array(rng.uniform(-1, 1, (100, 10)).astype(np.float32))
-    cvaes = population.init_cvaes(seeds, spec)
-    cvaes, _ = population.cvae_phase(spec, 10)(cvaes, seeds, hypers, None, rows)
-    state = population.init_policies(seeds, len(weights), spec)
-    return population.policy_phase(spec, steps)(state, seeds, hypers, cvaes.learner.params, rows)
+    data = data_of_rows(rng.uniform(-1, 1, (100, 10)).astype(np.float32))
+    cvaes = population.init_stage(seeds, spot.cvae_stage(spec))
+    cvaes, _ = population.stage_phase(spot.cvae_stage(spec), 10)(cvaes, seeds, hypers, None, data)
+    state = population.init_policies(seeds, len(weights), spot.algorithm(spec))
+    return population.policy_phase(spot.algorithm(spec), steps)(state, seeds, hypers, cvaes.learner.params, data)
 
 
 def test_member_equals_single_run():

@@ -7,15 +7,14 @@ import numpy as np
 from methods_golden import GOLDEN, TOLERANCE, stacked, torch_mlp
 from one_member import hyperparameters, one_step_episodes, options, pack, recorded_rows, several_settings, train
 
-from spot_jax import td3
-from spot_jax.methods import td3_bc
+from spot_jax.methods import spot, td3_bc
 from spot_jax.networks import Actor, DoubleCritic
 from spot_jax.regularizers import bc, none
 from spot_jax.train_state import TargetTrainState
 from spot_jax.types import Transition, unpack
 
 ALGORITHM = td3_bc.METHOD.make(options(td3_bc.METHOD, hidden_dims=(16, 16)), 5, 3)
-PARTS = td3.TD3(Actor(3, (16, 16)), DoubleCritic((16, 16)), none())
+PARTS = spot.TD3(Actor(3, (16, 16)), DoubleCritic((16, 16)), none())
 META = {n: GOLDEN[f'td3bc/meta/{n}'] for n in ('alpha', 'discount', 'tau', 'policy_noise', 'noise_clip')}
 HYPERS = hyperparameters(td3_bc.METHOD, actor_lr=GOLDEN['td3bc/meta/lr'], critic_lr=GOLDEN['td3bc/meta/lr'], **META)
 
@@ -34,7 +33,7 @@ def recorded(part):
     make = lambda of, name: TargetTrainState.create(
         of(f'td3bc/{part}/{name}'), target_params=of(f'td3bc/{part}/{name}_target')
     )
-    return td3.TD3State(make(actor, 'actor'), make(critic, 'critic'))
+    return spot.TD3State(make(actor, 'actor'), make(critic, 'critic'))
 
 
 def networks(state):
@@ -43,7 +42,7 @@ def networks(state):
 
 def drawn():
     target = jnp.stack([GOLDEN[f'td3bc/step{i}/noise/target'] for i in (1, 2)])
-    noise = td3.Noise(target, jnp.zeros((32, 0)), jax.random.key(0), jax.random.key(0))
+    noise = spot.Noise(target, jnp.zeros((32, 0)), jax.random.key(0), jax.random.key(0))
     return jnp.stack([recorded_rows(f'td3bc/step{i}') for i in (1, 2)]), noise
 
 
@@ -74,8 +73,8 @@ def test_gradients_are_the_authors():
 
 
 def test_actor_loss_by_hand():
-    parts = td3.TD3(Actor(2, (4,)), DoubleCritic((4,)), none())
-    state = jax.tree.map(jnp.zeros_like, td3.init(jax.random.key(0), parts, 3))  # π = 0
+    parts = spot.TD3(Actor(2, (4,)), DoubleCritic((4,)), none())
+    state = jax.tree.map(jnp.zeros_like, spot.init(jax.random.key(0), parts, 3))  # π = 0
     actions = jnp.array([[0.5, -0.5], [1.0, 0.0]])
     batch = Transition(jnp.ones((2, 3)), actions, *(jnp.zeros(2),) * 2, jnp.ones((2, 3)))
     params = state.critic.params
@@ -90,10 +89,10 @@ def test_actor_loss_by_hand():
 def test_a_block_is_that_of_td3_with_a_regularizer_of_weight_1_over_alpha():
     """But for the scale of the actor's loss, α, which Adam does not notice."""
     shared = {name: value for name, value in HYPERS._asdict().items() if name != 'alpha'}
-    hypers = td3.Hyperparameters(regularizer_weight=1 / HYPERS.alpha, beta=jnp.zeros(()), **shared)
+    hypers = spot.Hyperparameters(regularizer_weight=1 / HYPERS.alpha, beta=jnp.zeros(()), **shared)
     rows, noise = drawn()
     parts = PARTS._replace(regularizer=bc())
-    state, metrics = jax.jit(td3.update, static_argnums=1)(
+    state, metrics = jax.jit(spot.update, static_argnums=1)(
         recorded('before'), parts, None, unpack(rows, 5, 3), noise, hypers
     )
     mine, mine_metrics = JITTED(HYPERS)

@@ -180,8 +180,8 @@ class Training:
         policy, rng = self.policy(), self.rng(EVALUATE)
         stop = lambda: self.stop_signal != 0
         noise = lambda observations: rng.standard_normal((*observations.shape[:-1], len(self.low)), np.float32)
-        sampled = self.evaluator(lambda observations: policy(observations, noise(observations)), stop)
-        meant = sampled and self.evaluator(lambda observations: policy(observations), stop)
+        sampled = self.evaluator(lambda observations, *_: policy(observations, noise(observations)), stop)
+        meant = sampled and self.evaluator(lambda observations, *_: policy(observations), stop)
         if sampled is None or meant is None:
             return None
         value = float(sampled.returns.mean())

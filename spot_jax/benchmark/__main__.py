@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from spot_jax.arguments import Parser, several, whole
 from spot_jax.benchmark import gpu, kernels, rounding, scaling
-from spot_jax.benchmark.phases import Case, case, random_rows, update_flops, with_settings
+from spot_jax.benchmark.phases import Case, case, data_of_rows, random_rows, update_flops, with_settings
 from spot_jax.benchmark.timing import measure
-from spot_jax.build import build_spec
 from spot_jax.config_files import read_config
 from spot_jax.errors import InputError
+from spot_jax.methods import spot
 from spot_jax.pictures import png
 
 NO_TORCH = "the baseline needs torch: pip install '.[benchmark]', or leave it out with --no-torch"
@@ -38,7 +37,7 @@ def case_name(phase: str, num_samples: int) -> str:
 
 def jax_cases(config: ConfigDict, args: argparse.Namespace, rows: np.ndarray) -> list[Case]:
     """spot_jax: CVAE, policy at L = 1 and 10 of one member, then the populations."""
-    on_device, cases = jnp.asarray(rows), []
+    on_device, cases = data_of_rows(rows), []
     plan = [('cvae', 1, 1), ('policy', 1, 1), ('policy', 10, 1), *(('policy', 1, m) for m in args.members if m > 1)]
     for phase, num_samples, num_members in plan:
         changed = with_settings(config, seeds=tuple(range(num_members)), **{'regularizer.num_samples': num_samples})
@@ -72,7 +71,7 @@ def torch_cases(config: ConfigDict, args: argparse.Namespace, rows: np.ndarray) 
         torch.set_default_device('cuda')
     cases = []
     for phase, num_samples in (('cvae', 1), ('policy', 1), ('policy', 10)):
-        spec = build_spec(with_settings(config, **{'regularizer.num_samples': num_samples}), *args.sizes)
+        spec = spot.make_spec(with_settings(config, **{'regularizer.num_samples': num_samples}), *args.sizes)
         for kind in ('published', 'tuned'):
             settings = (config.regularizer.weight, config.cvae.beta, config.discount)
             start = time.perf_counter()
@@ -121,7 +120,7 @@ def figures_of(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
         return figures, rounding.table(figures)
     if args.torch and importlib.util.find_spec('torch') is None:
         raise InputError(NO_TORCH)
-    rows = random_rows(build_spec(config, *args.sizes))
+    rows = random_rows(spot.make_spec(config, *args.sizes))
     cases = jax_cases(config, args, rows) + (torch_cases(config, args, rows) if args.torch else [])
     figures = measure(cases, args.rounds)
     return figures, table(figures)

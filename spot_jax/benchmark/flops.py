@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Sequence
 
-from spot_jax.population import Spec
+from spot_jax.methods.spot import Spec
 
 
 def mlp(batch: int, dims: Sequence[int], weights: bool, inputs: bool, last_input: bool = False) -> int:

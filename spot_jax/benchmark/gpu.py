@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from spot_jax import population
-from spot_jax.benchmark.phases import Case, prepare, random_rows, update_flops, with_settings
+from spot_jax.benchmark.phases import Case, data_of_rows, prepare, random_rows, update_flops, with_settings
 from spot_jax.benchmark.timing import matmul_rate
-from spot_jax.build import build_spec
 from spot_jax.checkpoint import write_atomically
 from spot_jax.config import members
+from spot_jax.core.method import Data
+from spot_jax.methods import spot
 
 ROUNDS, ROUND_S = 3, 0.5  # of a case, and the least seconds of one
 MATMUL = 8192  # rows and columns of the matrices whose product gives the GPU's rate
@@ -103,10 +103,10 @@ def timed(case: Case) -> dict[str, Any]:
 
 
 def compiled(
-    config: ConfigDict, args: Any, rows: jax.Array, phase: str, options: dict[str, Any]
+    config: ConfigDict, args: Any, rows: Data, phase: str, options: dict[str, Any]
 ) -> tuple[Case, Callable[[], None]]:
     """A phase of a population compiled with XLA's options, and a call of it."""
-    spec, num_members = build_spec(config, *args.sizes), len(members(config).members)
+    spec, num_members = spot.make_spec(config, *args.sizes), len(members(config).members)
     steps = args.steps if num_members < 64 else max(10, args.steps // 5)
     phase_fn, arguments = prepare(config, spec, phase, steps, num_members)
     state, *rest = arguments()
@@ -140,7 +140,7 @@ def tflop_per_s(rate: Callable[[], float]) -> dict[str, float]:
     return {'tflop_per_s': rate() / 1e12}
 
 
-def jax_cases(config: ConfigDict, args: Any, rows: jax.Array, precision: str) -> Iterator[tuple[str, Any]]:
+def jax_cases(config: ConfigDict, args: Any, rows: Data, precision: str) -> Iterator[tuple[str, Any]]:
     """CVAE and policy of one member, then the populations."""
     plan = [('cvae', 1, 1), ('policy', 1, 1), ('policy', 10, 1)] if precision == 'float32' else [('policy', 1, 1)]
     for phase, num_samples, num_members in [*plan, *(('policy', 1, m) for m in POPULATIONS)]:
@@ -149,7 +149,7 @@ def jax_cases(config: ConfigDict, args: Any, rows: jax.Array, precision: str) ->
         yield name, lambda changed=changed, phase=phase: timed(compiled(changed, args, rows, phase, in_use())[0])
 
 
-def option_cases(config: ConfigDict, args: Any, rows: jax.Array, num_members: int) -> Iterator[tuple[str, Any]]:
+def option_cases(config: ConfigDict, args: Any, rows: Data, num_members: int) -> Iterator[tuple[str, Any]]:
     """The policy's update with other options of XLA."""
     changed = population_of(config, num_members)
     for name, options in OPTIONS.items():
@@ -169,7 +169,7 @@ def torch_cases(config: ConfigDict, args: Any, rows: np.ndarray) -> Iterator[tup
     torch.set_default_device('cuda' if cuda else 'cpu')
     for kind in ('published', 'tuned', *(('graphed',) if cuda else ())):
         for phase, num_samples in (('cvae', 1), ('policy', 1), ('policy', 10)):
-            spec = build_spec(population_of(config, 1, num_samples), *args.sizes)
+            spec = spot.make_spec(population_of(config, 1, num_samples), *args.sizes)
             settings = (config.regularizer.weight, config.cvae.beta, config.discount)
 
             def measure(spec: Any = spec, phase: str = phase, kind: str = kind, settings: Any = settings) -> dict:
@@ -182,7 +182,7 @@ def torch_cases(config: ConfigDict, args: Any, rows: np.ndarray) -> Iterator[tup
             yield f'{phase} L={num_samples} M=1 float32 | torch {kind}', measure
 
 
-def traced(config: ConfigDict, args: Any, rows: jax.Array, options: dict[str, Any]) -> dict[str, Any]:
+def traced(config: ConfigDict, args: Any, rows: Data, options: dict[str, Any]) -> dict[str, Any]:
     """What the GPU did in a call of the policy's phase, by the profiler: kernels per block, busy share, the longest.
 
     The profile itself is kept beside `--json`.
@@ -251,9 +251,9 @@ def whole_run(config_file: str, dataset_id: str, num_members: int, steps: int) -
 def measure_all(config: ConfigDict, args: Any) -> list[dict[str, Any]]:
     """Everything, in order of importance, as rows."""
     report, device = Report(args.json, args.limit, args.only), jax.devices()[0]
-    spec = build_spec(config, *args.sizes)
+    spec = spot.make_spec(config, *args.sizes)
     packed = random_rows(spec)
-    rows = jnp.asarray(packed)
+    rows = data_of_rows(packed)
     about = {
         'device': device.device_kind,
         'jax': jax.__version__,

@@ -46,7 +46,7 @@ def measure(
     members, capacity = setting
     before = resident('VmRSS')
     loops = Loops(config, environment, members, 1, capacity, transitions)
-    parts = {'ring': loops.ring.rows, 'dataset': loops.rows, 'policies': loops.state, 'cvaes': loops.density}
+    parts = {'ring': loops.ring.rows, 'dataset': loops.data, 'policies': loops.state, 'cvaes': loops.density}
     row: dict[str, float] = {'members': members, 'capacity': capacity, 'before': before}
     row |= {name: mebibytes(part) for name, part in parts.items()}
     row['by_shapes'] = sum(row[name] for name in parts)
@@ -62,7 +62,7 @@ def measure(
         loops.close()
         if restart:
             del loops.ring, parts
-            files.load((members, 1), capacity, loops.rows.shape[1])
+            files.load((members, 1), capacity, loops.data.rows.shape[1])
             row['peak_with_restart'] = resident('VmHWM')
     return row
 

@@ -23,11 +23,11 @@ from ml_collections import ConfigDict
 
 from spot_jax import environments, online, population, sharding
 from spot_jax.arguments import Parser, several, whole
-from spot_jax.benchmark.phases import TRANSITIONS, random_rows
-from spot_jax.build import build_spec
+from spot_jax.benchmark.phases import TRANSITIONS, data_of_rows, random_rows
 from spot_jax.config import members
 from spot_jax.config_files import read_config
 from spot_jax.finetuning import Collector, options_of
+from spot_jax.methods import spot
 from spot_jax.policy import snapshot
 from spot_jax.scaling import Scaling
 from spot_jax.tasks import task_of
@@ -56,21 +56,26 @@ class Loops:
         env = make_env()
         low, high = env.action_space.low, env.action_space.high
         observation_dim = len(env.observation_space.low)
-        spec = build_spec(config, observation_dim, len(low))
+        spec = spot.make_spec(config, observation_dim, len(low))
         env.close()
         scaling = Scaling(np.zeros(observation_dim, np.float32), np.ones(observation_dim, np.float32), low, high)
-        self.freq, self.shape, self.step = spec.td3.policy_freq, people.shape, 0
+        algorithm, cvae = spot.algorithm(spec), spot.cvae_stage(spec)
+        self.freq, self.shape, self.step = algorithm.block, people.shape, 0
         self.seeds = jnp.arange(num_members, dtype=jnp.uint32)
         row_size = 2 * observation_dim + len(low) + 2
-        rows = np.resize(random_rows(spec), (transitions, row_size))
-        density = population.init_cvaes(self.seeds, spec).learner.params
+        rows = data_of_rows(np.resize(random_rows(spec), (transitions, row_size)))
+        density = population.init_stage(self.seeds, cvae).learner.params
         mesh = sharding.grid_mesh(self.shape, jax.local_devices())
-        state, ring = population.init_policies(self.seeds, 1, spec), online.empty_ring(self.shape, capacity, row_size)
+        state, ring = (
+            population.init_policies(self.seeds, 1, algorithm),
+            online.empty_ring(self.shape, capacity, row_size),
+        )
         placed = online.place(mesh, state, ring, self.seeds, people.hyperparameters(), density, rows)
         self.state, self.ring, *self.fixed = placed
-        self.density, self.rows = self.fixed[2:]
-        self.add, self.act = online.adder(mesh), online.explorer(spec, options_of(config))
-        self.update = online.online_phase(spec, options_of(config), mesh)
+        self.density, self.data = self.fixed[2:]
+        options = options_of(config)
+        self.add, self.act = online.adder(mesh), online.explorer(algorithm, len(low), options)
+        self.update = online.online_phase(algorithm, spec.batch_size, options, mesh)
         self.overlapped, self.alone = (Collector(make_env, people, task, scaling, 0, w) for w in (workers, 0))
         self.actions = np.random.default_rng(0).uniform(-1, 1, (num_members, len(low))).astype(np.float32)
 

@@ -11,9 +11,10 @@ from ml_collections import ConfigDict
 
 from spot_jax import population
 from spot_jax.benchmark import flops
-from spot_jax.build import build_spec
 from spot_jax.config import members
-from spot_jax.population import Spec
+from spot_jax.core.method import Data
+from spot_jax.methods import spot
+from spot_jax.methods.spot import Spec
 
 TRANSITIONS = 100_000
 
@@ -28,6 +29,12 @@ class Case(NamedTuple):
     flops: float  # of one update of one member
     compile_s: float | None
     memory: int | None  # bytes, of the compiled program with its arguments
+
+
+def data_of_rows(rows: Any) -> Data:
+    """Packed transitions [N, D] as one episode."""
+    index = jnp.zeros(len(rows), jnp.int32)
+    return Data(jnp.asarray(rows), index, index + len(rows) - 1, jnp.zeros(len(rows)))
 
 
 def random_rows(spec: Spec) -> np.ndarray:
@@ -51,18 +58,19 @@ def prepare(
     config: ConfigDict, spec: Spec, phase: str, steps: int, at_once: int | None = None
 ) -> tuple[Any, Callable[[], tuple[Any, ...]]]:
     """A phase ('cvae' or 'policy') of `steps` steps, and a function that makes its arguments but the rows."""
-    everyone = members(config)
-    make = population.cvae_phase if phase == 'cvae' else population.policy_phase
+    everyone, algorithm, cvae = members(config), spot.algorithm(spec), spot.cvae_stage(spec)
+    seeds, options = everyone.seeds(), {'precision': config.precision, 'at_once': at_once}
 
     def arguments() -> tuple[Any, ...]:
-        seeds = jnp.array([seed for seed, _ in everyone.cvaes()], jnp.uint32)
-        cvaes = population.init_cvaes(seeds, spec)
+        cvaes = population.init_stage(seeds, cvae)
         if phase == 'cvae':
             return cvaes, seeds, everyone.hyperparameters(), None
-        policies = population.init_policies(seeds, everyone.shape[1], spec)
+        policies = population.init_policies(seeds, everyone.shape[1], algorithm)
         return policies, seeds, everyone.hyperparameters(), cvaes.learner.params
 
-    return make(spec, steps, at_once=at_once), arguments
+    if phase == 'cvae':
+        return population.stage_phase(cvae, steps, **options), arguments
+    return population.policy_phase(algorithm, steps, **options), arguments
 
 
 def lower(config: ConfigDict, phase: str, sizes: tuple[int, int], steps: int, sharding: Any) -> Any:
@@ -70,8 +78,8 @@ def lower(config: ConfigDict, phase: str, sizes: tuple[int, int], steps: int, sh
 
     All members train at once, as on a GPU.
     """
-    run, arguments = prepare(config, build_spec(config, *sizes), phase, steps, len(members(config).members))
-    rows = jax.ShapeDtypeStruct((1_000_000, 2 * sizes[0] + sizes[1] + 2), jnp.float32)
+    run, arguments = prepare(config, spot.make_spec(config, *sizes), phase, steps, len(members(config).members))
+    rows = jax.eval_shape(data_of_rows, jax.ShapeDtypeStruct((1_000_000, 2 * sizes[0] + sizes[1] + 2), jnp.float32))
     shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     return run.lower(*jax.tree.map(shape, (*jax.eval_shape(arguments), rows)))
 
@@ -81,9 +89,9 @@ def update_flops(spec: Spec, phase: str) -> float:
     return flops.cvae_update(spec) if phase == 'cvae' else flops.policy_update(spec)
 
 
-def case(name: str, config: ConfigDict, rows: jax.Array, phase: str, sizes: tuple[int, int], steps: int) -> Case:
+def case(name: str, config: ConfigDict, rows: Data, phase: str, sizes: tuple[int, int], steps: int) -> Case:
     """A population's phase, compiled, of which each member makes `steps` steps in a round."""
-    spec = build_spec(config, *sizes)
+    spec = spot.make_spec(config, *sizes)
     phase_fn, arguments = prepare(config, spec, phase, steps)
     state, *rest = arguments()
     start = time.perf_counter()

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from spot_jax import networks
-from spot_jax.benchmark.phases import prepare, random_rows, with_settings
-from spot_jax.build import build_spec
+from spot_jax.benchmark.phases import data_of_rows, prepare, random_rows, with_settings
+from spot_jax.methods import spot
 from spot_jax.types import Array, Params
 
 MANTISSA_BITS = {'float32': 23, 'tensorfloat32': 10, 'bfloat16': 7}  # all have eight bits of exponent
@@ -43,8 +43,8 @@ def first(critic: Any, params: Params, observations: Array, actions: Array) -> A
 
 def losses(config: ConfigDict, sizes: tuple[int, int], steps: int) -> list[dict[str, Any]]:
     """Mean losses over the first `steps` steps of both phases, from the same weights, minibatches and noise."""
-    spec, found = build_spec(config, *sizes), []
-    rows = jnp.asarray(random_rows(spec))
+    spec, found = spot.make_spec(config, *sizes), []
+    rows = data_of_rows(random_rows(spec))
     config = with_settings(config, seeds=(0,))
     for name, bits in MANTISSA_BITS.items():
         with (

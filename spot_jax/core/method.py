@@ -5,6 +5,7 @@ name. Everything here is of one member; a population vmaps it.
 """
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from spot_jax.core.fields import Field
@@ -24,18 +25,20 @@ class Algorithm(NamedTuple):
     """How one member learns and acts.
 
     init: (key) -> learner; the key is consumed.
-    draw: (key, data) -> all that a block of updates draws: minibatches and noise. The settings of one seed share it;
-        the key is consumed.
+    draw: (key, data) -> what a block of updates draws, which the settings of one seed share; the key is consumed.
     update: (learner, shared, drawn, hypers, step) -> (learner, metrics), a block of `block` gradient steps. `shared` is
-        what the stages before it came to, `step` (int32) the gradient steps done before. Metrics are `[B]` each.
+        what the stages before it came to, `step` (int32) the gradient steps done before. Metrics are `[B]` each; of
+        `q_magnitude`, the mean says whether the member has diverged.
     policy: (learner, shared, hypers) -> all that acting needs.
     act: (policy, memory, observation [O], reward []) -> (action [A] in [-1, 1], memory), without exploration. The
         reward is that of the step before, 0 at an episode's start.
     memory: () -> what acting remembers at an episode's start; () if nothing.
+    block: gradient steps of a block, F.
+    steps: in a block, of each optimiser in the order of the learner's fields.
     explore: (policy, observation [O], noise [A], scale) -> action [A] in [-1, 1], from standard normal noise; None if
         the method does not learn online. `scale` is `config.online.exploration_noise`.
-    block: gradient steps of a block.
-    steps: in a block, of each optimiser in the order of the learner's fields.
+    draw_for: (key, minibatches packed [F, B, D]) -> as `draw`, for minibatches from elsewhere; the key is consumed.
+        None if the method does not learn online.
     """
 
     init: Callable[[Array], Any]
@@ -44,19 +47,23 @@ class Algorithm(NamedTuple):
     policy: Callable[[Any, Any, Any], Params]
     act: Callable[[Params, Any, Array, Array], tuple[Array, Any]]
     memory: Callable[[], Any]
-    explore: Callable[[Params, Array, Array, Array], Array] | None
     block: int
     steps: tuple[int, ...]
+    explore: Callable[[Params, Array, Array, Array], Array] | None = None
+    draw_for: Callable[[Array, Array], Any] | None = None
 
 
 class Stage(NamedTuple):
     """What is trained before the policies and shared by several members: SPOT's CVAE.
 
-    init, draw and update are as an `Algorithm`'s, with what the stages before it came to as `shared`.
+    init, draw and update are as an `Algorithm`'s, with what the stages before it came to as `shared`; metrics may be of
+    any one shape.
     result: (learner, shared) -> what later stages and the policies get as `shared`.
+    num_steps: gradient steps it is trained by.
     """
 
     name: str
+    num_steps: int
     init: Callable[[Array], Any]
     draw: Callable[[Array, Data], Any]
     update: Callable[[Any, Any, Any, Any, Array], tuple[Any, Metrics]]
@@ -65,21 +72,45 @@ class Stage(NamedTuple):
     steps: tuple[int, ...]
 
 
+def no_stages(options: Any, observation_dim: int, action_dim: int) -> tuple[Stage, ...]:
+    """Most methods train their policies alone."""
+    del options, observation_dim, action_dim
+    return ()
+
+
 class Method(NamedTuple):
     """A method as a config names it.
 
+    title: (its options) -> what tables and plots call it.
     hyperparameters: a NamedTuple type of the scalars that are traced, so that a grid may span them.
     fields: its options, `config.NAME.FIELD`, each with its default; those named as hyperparameters give their values.
+        Some say how its data are prepared, see `build.prepare`; `schedule_steps`, the length of a schedule, is that of
+        the offline phase where it is None, but for a run that goes on online, which has none then.
+    metrics: its columns in metrics.csv, in the order in which they come, the stages' first.
+    make: (its options, observation_dim, action_dim) -> its `Algorithm`.
+    stages: (the same) -> what is trained first.
     presets: options that differ for a family of tasks ('locomotion', 'maze') or for a task ('hopper-medium',
         'antmaze-umaze'), the latter last.
-    metrics: its columns in metrics.csv, in the order in which they come.
-    make: (its options, observation_dim, action_dim) -> its `Algorithm`.
-    title: what tables and plots call it.
+    shared_by: hyperparameters that the stages read: members that agree on them and on the seed share the stages.
+    cooled: hyperparameters that fall while fine-tuning, as `config.online.cooling_steps` says.
+    paths: of those hyperparameters that are not called as the options that give their values, these options.
+    policy_fields, stage_fields: options that say what its learners, and those of its stages, look like: another run's
+        must agree to be gone on from.
+    restore: the option that names the run whose stages are taken, if there are any.
+    at_top: its options are at the top of the config's tree, not under its name.
     """
 
-    hyperparameters: type
+    title: Callable[[Any], str]
+    hyperparameters: Any
     fields: Mapping[str, Field]
-    presets: Mapping[str, Mapping[str, Any]]
     metrics: tuple[str, ...]
     make: Callable[[Any, int, int], Algorithm]
-    title: str
+    stages: Callable[[Any, int, int], tuple[Stage, ...]] = no_stages
+    presets: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    shared_by: tuple[str, ...] = ()
+    cooled: tuple[str, ...] = ()
+    paths: Mapping[str, str] = MappingProxyType({})
+    policy_fields: tuple[str, ...] = ()
+    stage_fields: tuple[str, ...] = ()
+    restore: str | None = None
+    at_top: bool = False

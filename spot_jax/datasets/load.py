@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
+from spot_jax.checkpoint import read_file
 from spot_jax.datasets.checks import action_bounds, check_finite, excess, flags, numbers, outside, unit_actions
 from spot_jax.datasets.download import download
 from spot_jax.datasets.hdf5 import check_own
@@ -35,7 +36,7 @@ class Dataset(NamedTuple):
     environment: EnvSpec | None  # where to evaluate, as the dataset records it
     reference: Reference | None  # what a normalised score is measured by there
     layout: list[tuple[str, tuple[int, ...]]] | None  # of the observations, if they were flattened; see `tasks.layout`
-    episodes: int  # that the transitions are of
+    lengths: np.ndarray  # [E], transitions of each episode, in order
 
 
 def open_minari(dataset_id: str) -> Any:
@@ -49,11 +50,16 @@ def open_minari(dataset_id: str) -> Any:
     try:
         if not (path / 'data').exists():
             if dataset_id in RECIPES:
-                print(f'{dataset_id} is not here yet: generating it', file=sys.stderr)
+                size = RECIPES[dataset_id].transitions or 'its'
+                print(
+                    f'{dataset_id} is not here yet: generating {size} transitions; to have fewer, stop this and '
+                    f'`python -m spot_jax.datasets generate {dataset_id} --transitions=N`',
+                    file=sys.stderr,
+                )
                 generate(dataset_id)
             else:
                 download(dataset_id)
-        raw = json.loads((path / 'data' / 'metadata.json').read_text())
+        raw = json.loads(read_file(path / 'data' / 'metadata.json'))
         if not (raw.get('observation_space') and raw.get('action_space')):
             # Minari would make the environment that the metadata name, to ask it
             raise ValueError('its metadata.json lacks observation_space or action_space')
@@ -118,7 +124,8 @@ class _Reader:
         """Raises InputError if the spaces are of kinds that are not supported."""
         self._dataset_id, self._task, self._space = dataset_id, task, data.observation_space
         self._vectors = vectorizer(task, self._space, dataset_id)
-        self.observation_dim: int = self._vectors(self._space.sample()).shape[-1]
+        with np.errstate(over='ignore'):  # of bounds beyond float32
+            self.observation_dim: int = self._vectors(self._space.sample()).shape[-1]
         self.low, self.high = action_bounds(dataset_id, data.action_space)
 
     def episode(self, raw: Any) -> tuple[np.ndarray, ...]:
@@ -243,5 +250,5 @@ def load(source: Any, task: Task, clip_actions: bool = False, selection: Selecti
         evaluation_spec(data),
         reference_of(data, task),
         layout(data.observation_space) if task.flatten else None,
-        int(kept.sum()),
+        np.array(lengths)[kept],
     )

@@ -1,1 +1,37 @@
-"""The methods, one file each."""
+"""The methods, one file each. A new one is a file that ends in a `Method`, and a line here."""
+
+from typing import Any
+
+from spot_jax.core.method import Method
+from spot_jax.methods import awac, bc, iql, percent_bc, rebrac, spot, td3_bc
+
+METHODS: dict[str, Method] = {
+    'spot': spot.METHOD,
+    'bc': bc.METHOD,
+    'percent_bc': percent_bc.METHOD,
+    'td3_bc': td3_bc.METHOD,
+    'awac': awac.METHOD,
+    'iql': iql.METHOD,
+    'rebrac': rebrac.METHOD,
+}
+
+
+def path_of(name: str, field: str) -> str:
+    """Where the config has an option of the method called `name`."""
+    return field if METHODS[name].at_top else f'{name}.{field}'
+
+
+def hyperparameters(name: str) -> dict[str, str]:
+    """A method's traced hyperparameters: where the config has the value of each, if the grid does not vary it."""
+    method = METHODS[name]
+    return {each: path_of(name, method.paths.get(each, each)) for each in method.hyperparameters._fields}
+
+
+def options(config: Any, name: str | None = None) -> Any:
+    """A method's own options in a config, by default those of the config's method."""
+    name = name or config.method
+    return config if METHODS[name].at_top else config[name]
+
+
+# What a grid may span: every method's hyperparameters, each with where the first that has it reads its value.
+GRID = {each: path for name in reversed(METHODS) for each, path in hyperparameters(name).items()}

@@ -122,11 +122,13 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
     hidden_dims = tuple(options.hidden_dims)
     awac = AWAC(GaussianActor(action_dim, hidden_dims), DoubleCritic(hidden_dims))
 
+    def draw_for(key: Array, rows: Array) -> tuple[Transition, Noise]:
+        noise = (jax.random.normal(one, (options.batch_size, action_dim)) for one in jax.random.split(key))
+        return unpack(rows[0], observation_dim, action_dim), Noise(*noise)
+
     def draw(key: Array, data: Data) -> tuple[Transition, Noise]:
-        index_key, *noise_keys = jax.random.split(key, 3)
-        indices = uniform_indices(index_key, (options.batch_size,), len(data.rows))
-        noise = (jax.random.normal(noise_key, (options.batch_size, action_dim)) for noise_key in noise_keys)
-        return unpack(data.rows[indices], observation_dim, action_dim), Noise(*noise)
+        index_key, noise_key = jax.random.split(key)
+        return draw_for(noise_key, data.rows[uniform_indices(index_key, (1, options.batch_size), len(data.rows))])
 
     return Algorithm(
         init=lambda key: init(key, awac, observation_dim),
@@ -138,13 +140,15 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
             memory,
         ),
         memory=lambda: (),
-        explore=lambda policy, observation, noise, scale: sample(policy, awac, observation, noise),
         block=1,
         steps=(1, 1),
+        explore=lambda policy, observation, noise, scale: sample(policy, awac, observation, noise),
+        draw_for=draw_for,
     )
 
 
 METHOD = Method(
+    title=lambda options: 'AWAC',
     hyperparameters=Hyperparameters,
     fields={
         'batch_size': Field(256, whole(1), 'transitions in a minibatch'),
@@ -160,5 +164,5 @@ METHOD = Method(
     presets={'maze': {'temperature': 0.1}},
     metrics=('critic_loss', 'q', 'q_magnitude', 'actor_loss', 'log_prob', 'advantage', 'weight'),
     make=make,
-    title='AWAC',
+    policy_fields=('hidden_dims', 'normalize_observations'),
 )

@@ -75,13 +75,13 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
         policy=lambda state, shared, hypers: state.actor.params,
         act=act,
         memory=lambda: (),
-        explore=None,
         block=1,
         steps=(1,),
     )
 
 
 METHOD = Method(
+    title=lambda options: 'BC',
     hyperparameters=Hyperparameters,
     fields={
         'batch_size': Field(256, whole(1), 'transitions in a minibatch'),
@@ -92,5 +92,4 @@ METHOD = Method(
     presets={},
     metrics=('actor_loss',),
     make=make,
-    title='BC',
 )

@@ -146,9 +146,12 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
         schedule_steps=options.schedule_steps,
     )
 
+    def draw_for(key: Array, rows: Array) -> Transition:
+        del key
+        return unpack(rows[0], observation_dim, action_dim)
+
     def draw(key: Array, data: Data) -> Transition:
-        indices = uniform_indices(key, (options.batch_size,), len(data.rows))
-        return unpack(data.rows[indices], observation_dim, action_dim)
+        return draw_for(key, data.rows[uniform_indices(key, (1, options.batch_size), len(data.rows))])
 
     return Algorithm(
         init=lambda key: init(key, iql, observation_dim),
@@ -157,9 +160,10 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
         policy=lambda learner, *_: learner.actor.params,
         act=lambda policy, memory, observation, _: (iql.actor.apply(policy, observation)[0], memory),
         memory=lambda: (),
-        explore=lambda policy, observation, noise, _: explore(iql, policy, observation, noise),
         block=1,
         steps=(1, 1, 1),
+        explore=lambda policy, observation, noise, _: explore(iql, policy, observation, noise),
+        draw_for=draw_for,
     )
 
 
@@ -170,7 +174,9 @@ FIELDS = {
     'actor_lr': Field(3e-4, POSITIVE, "the policy's, at the start"),
     'critic_lr': Field(3e-4, POSITIVE, "the critics'"),
     'schedule_steps': Field(
-        None, optional(SOME_STEPS), "over which the policy's learning rate falls to 0, as a cosine; None: it stays"
+        None,
+        optional(SOME_STEPS),
+        "over which the policy's learning rate falls to 0, as a cosine; None: offline.steps; never with online.steps",
     ),
     'discount': Field(0.99, SHARE, 'γ'),
     'tau': Field(0.005, SHARE, "the targets' step towards the critics, at each update"),
@@ -185,6 +191,7 @@ FIELDS = {
 }
 
 METHOD = Method(
+    title=lambda options: 'IQL',
     hyperparameters=Hyperparameters,
     fields=FIELDS,
     presets={
@@ -193,5 +200,5 @@ METHOD = Method(
     },
     metrics=('value_loss', 'v', 'actor_loss', 'advantage', 'critic_loss', 'q', 'q_magnitude'),
     make=make,
-    title='IQL',
+    policy_fields=('hidden_dims', 'normalize_observations'),
 )

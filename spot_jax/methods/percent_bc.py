@@ -13,4 +13,4 @@ PERCENT = Field(
     10.0, real(SMALL, 100), 'of the episodes, those of highest return, that are learned from: as episodes.best_percent'
 )
 
-METHOD = bc.METHOD._replace(fields={'percent': PERCENT, **bc.METHOD.fields}, title='%BC')
+METHOD = bc.METHOD._replace(fields={'percent': PERCENT, **bc.METHOD.fields}, title=lambda options: '%BC')

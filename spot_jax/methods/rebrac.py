@@ -168,7 +168,6 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
         policy=lambda learner, shared, hypers: learner.actor.params,
         act=lambda policy, memory, observation, reward: (actor.apply(policy, observation), memory),
         memory=lambda: (),
-        explore=None,
         block=freq,
         steps=(1, freq),
     )
@@ -204,6 +203,7 @@ MAZE = {
 }
 
 METHOD = Method(
+    title=lambda options: 'ReBRAC',
     hyperparameters=Hyperparameters,
     fields={
         'batch_size': Field(1024, whole(1), 'transitions in a minibatch'),
@@ -225,5 +225,4 @@ METHOD = Method(
     | {task: dict(zip(('actor_bc_coef', 'critic_bc_coef'), c, strict=True)) for task, c in COEFS.items()},
     metrics=('critic_loss', 'q', 'actor_loss', 'actor_q', 'q_magnitude', 'penalty'),
     make=make,
-    title='ReBRAC',
 )

@@ -1,6 +1,6 @@
 """TD3+BC: TD3 whose policy stays near the data's actions by a squared distance (sfujim/TD3_BC, TD3_BC.py).
 
-Critics and target values are `td3`'s. The update is written for one member; all randomness enters through `td3.Noise`.
+Critics and target values are SPOT's. The update is written for one member; all randomness enters through `Noise`.
 On mazes the authors do not normalise states (sfujim/TD3_BC, issue 2, where larger α does better); CORL does.
 """
 
@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from spot_jax import td3
 from spot_jax.core.fields import HIDDEN_DIMS, POSITIVE, SHARE, Field, flag, real, whole
 from spot_jax.core.method import Algorithm, Data, Method
 from spot_jax.core.sampling import uniform_indices
+from spot_jax.methods import spot
+from spot_jax.methods.spot import TD3, Noise, TD3State
 from spot_jax.networks import Actor, DoubleCritic
 from spot_jax.regularizers import none
-from spot_jax.td3 import TD3, Noise, TD3State
 from spot_jax.types import Array, Metrics, Params, Transition, unpack
 
 
@@ -66,12 +66,12 @@ def update(
     are per state, `[B]`; the critics' are means over the block.
     """
     settings = {name: value for name, value in hypers._asdict().items() if name != 'alpha'}
-    of_critics = td3.Hyperparameters(regularizer_weight=1 / hypers.alpha, beta=jnp.zeros(()), **settings)
-    target_q = td3.target_values(state, algorithm, batches, noise, of_critics)
+    of_critics = spot.Hyperparameters(regularizer_weight=1 / hypers.alpha, beta=jnp.zeros(()), **settings)
+    target_q = spot.target_values(state, algorithm, batches, noise, of_critics)
     history = []
     for i in range(algorithm.policy_freq):
         batch = jax.tree.map(lambda x, i=i: x[i], batches)
-        state, metrics = td3.update_critic(state, algorithm, batch, target_q[i], of_critics)
+        state, metrics = spot.update_critic(state, algorithm, batch, target_q[i], of_critics)
         history.append(metrics)
     critic_metrics = jax.tree.map(lambda *xs: sum(xs) / len(xs), *history)
     state, actor_metrics = update_actor(state, algorithm, batch, hypers)
@@ -87,7 +87,7 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
         """Minibatches, packed [F, B, D], and the noise of a block."""
         index_key, noise_key = jax.random.split(key)
         indices = uniform_indices(index_key, (algorithm.policy_freq, options.batch_size), len(data.rows))
-        return data.rows[indices], td3.draw_noise(noise_key, algorithm, options.batch_size)
+        return data.rows[indices], spot.draw_noise(noise_key, algorithm, options.batch_size)
 
     def block(
         state: TD3State, shared: Any, drawn: tuple[Array, Noise], hypers: Hyperparameters, step: Array
@@ -104,19 +104,21 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
         return jnp.clip(algorithm.actor.apply(params, observation) + scale * noise, -1.0, 1.0)
 
     return Algorithm(
-        init=lambda key: td3.init(key, algorithm, observation_dim),
+        init=lambda key: spot.init(key, algorithm, observation_dim),
         draw=draw,
         update=block,
         policy=lambda state, shared, hypers: state.actor.params,
         act=act,
         memory=lambda: (),
-        explore=explore,
         block=algorithm.policy_freq,
         steps=(1, algorithm.policy_freq),
+        explore=explore,
+        draw_for=lambda key, rows: (rows, spot.draw_noise(key, algorithm, options.batch_size)),
     )
 
 
 METHOD = Method(
+    title=lambda options: 'TD3+BC',
     hyperparameters=Hyperparameters,
     fields={
         'alpha': Field(2.5, POSITIVE, 'α, the weight of the normalised Q against the squared distance to the data'),
@@ -132,7 +134,7 @@ METHOD = Method(
         'normalize_observations': Field(True, flag(), '(s − mean) / (std + 1e-3)'),
     },
     presets={'maze': {'normalize_observations': False}},
+    policy_fields=('hidden_dims', 'normalize_observations'),
     metrics=('critic_loss', 'q', 'actor_loss', 'actor_q', 'q_magnitude', 'bc_loss'),
     make=make,
-    title='TD3+BC',
 )

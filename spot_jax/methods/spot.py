@@ -1,0 +1,333 @@
+"""SPOT (paper, Eq. 8 and Alg. 1): TD3 with a regulariser in the actor loss, by a CVAE that is trained before it.
+
+The update is written for one member; `population` vmaps it. All randomness enters through `Noise`. Without a
+regulariser (`none`) it is TD3.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from spot_jax.core.fields import (
+    FOLDER,
+    HIDDEN_DIMS,
+    POSITIVE,
+    SHARE,
+    SOME_STEPS,
+    Field,
+    choice,
+    flag,
+    optional,
+    real,
+    whole,
+)
+from spot_jax.core.method import Algorithm, Data, Method, Stage
+from spot_jax.core.sampling import uniform_indices
+from spot_jax.density import cvae_loss_fn
+from spot_jax.networks import CVAE, Actor, DoubleCritic, twice
+from spot_jax.regularizers import PENALTIES, REGULARIZERS, Regularizer
+from spot_jax.train_state import TargetTrainState, TrainState
+from spot_jax.types import Array, Metrics, Params, Transition, unpack
+
+FIELDS = {
+    'batch_size': Field(256, whole(1), 'transitions in a minibatch'),
+    'normalize_observations': Field(False, flag(), '(s − mean) / (std + 1e-3)'),
+    'discount': Field(0.99, SHARE, 'γ'),
+    'tau': Field(0.005, SHARE, "the targets' step towards the networks, at each of the actor's updates"),
+    'policy_noise': Field(0.2, real(), "standard deviation of the target policy's noise"),
+    'noise_clip': Field(0.5, real(), 'bound of that noise'),
+    'policy_freq': Field(2, whole(1, 100), 'critic updates per actor and target update'),
+    'normalize_q': Field(True, flag(), "divide the actor's Q by its mean magnitude"),
+    'actor.hidden_dims': Field((256, 256), HIDDEN_DIMS, 'units of each hidden layer'),
+    'actor.lr': Field(3e-4, POSITIVE, 'learning rate'),
+    'actor.dropout': Field(0.0, real(0, 0.99), 'share of hidden units left out while training'),
+    'actor.output_init': Field(
+        None, optional(real()), "bound of the output layer's initial values; None: 1/√(its inputs)"
+    ),
+    'critic.hidden_dims': Field((256, 256), HIDDEN_DIMS, 'units of each hidden layer'),
+    'critic.lr': Field(3e-4, POSITIVE, 'learning rate'),
+    'critic.output_init': Field(None, optional(real()), "as the actor's"),
+    'cvae.hidden_dims': Field((750, 750), HIDDEN_DIMS, 'units of each hidden layer, of encoder and decoder'),
+    'cvae.latent_dim': Field(None, optional(whole(1)), 'None: twice the action dimension'),
+    'cvae.lr': Field(1e-3, POSITIVE, 'learning rate'),
+    'cvae.beta': Field(0.5, POSITIVE, "β, the KL term's weight, which sets the decoder's variance, too"),
+    'cvae.steps': Field(100_000, SOME_STEPS, 'gradient steps'),
+    'cvae.restore': Field(None, FOLDER, "a run's folder: take its CVAEs, of the same seeds and β, train none"),
+    'regularizer.name': Field('support', choice(REGULARIZERS), 'none: TD3, bc: TD3+BC, support: SPOT'),
+    'regularizer.estimator': Field('elbo', choice(PENALTIES), 'elbo: its loss form; importance_weighted: nats'),
+    'regularizer.num_samples': Field(1, whole(1), "L, latents of a state's estimate"),
+    'regularizer.weight': Field(0.1, real(), 'λ; of bc: 1/α'),
+}
+
+
+class Hyperparameters(NamedTuple):
+    """The traced hyperparameters: scalars here, arrays over a population. Any of them can span a grid."""
+
+    regularizer_weight: Array  # λ
+    actor_lr: Array
+    critic_lr: Array
+    discount: Array  # γ
+    beta: Array  # weight of the CVAE's KL term, which also sets its decoder's variance
+    tau: Array
+    policy_noise: Array  # standard deviation of the target policy's noise
+    noise_clip: Array
+
+
+class TD3(NamedTuple):
+    """The static parts: networks, regulariser and switches."""
+
+    actor: Actor
+    critic: DoubleCritic
+    regularizer: Regularizer
+    policy_freq: int = 2  # F, critic updates per actor update
+    normalize_q: bool = True  # divide the actor's Q by its mean magnitude
+
+
+class TD3State(struct.PyTreeNode):
+    """Everything that learns."""
+
+    actor: TargetTrainState
+    critic: TargetTrainState
+
+
+class Noise(NamedTuple):
+    """The random numbers of one block of F critic updates and one actor update: a test can feed its own."""
+
+    target: Array  # [F, B, A] standard normal, for the target policy's noise
+    regularizer: Array  # [B, *regularizer.noise_shape] standard normal
+    target_dropout: Array  # a key
+    actor_dropout: Array  # a key
+
+
+def draw_noise(key: Array, td3: TD3, batch_size: int) -> Noise:
+    """Draws a block's noise; the key is consumed."""
+    target_key, regularizer_key, target_dropout, actor_dropout = jax.random.split(key, 4)
+    target = jax.random.normal(target_key, (td3.policy_freq, batch_size, td3.actor.action_dim))
+    regularizer = jax.random.normal(regularizer_key, (batch_size, *td3.regularizer.noise_shape))
+    return Noise(target, regularizer, target_dropout, actor_dropout)
+
+
+def init(key: Array, td3: TD3, observation_dim: int) -> TD3State:
+    """Fresh networks, with targets equal to them; the key is consumed."""
+    actor_key, critic_key = jax.random.split(key)
+    observations = jnp.zeros((1, observation_dim))
+    actor_params = td3.actor.init(actor_key, observations)
+    critic_params = td3.critic.init(critic_key, observations, jnp.zeros((1, td3.actor.action_dim)))
+    return TD3State(
+        actor=TargetTrainState.create(actor_params, target_params=actor_params),
+        critic=TargetTrainState.create(critic_params, target_params=critic_params),
+    )
+
+
+def target_values(state: TD3State, td3: TD3, batch: Transition, noise: Noise, hypers: Hyperparameters) -> Array:
+    """r + γ·mask·min Q̄(s', clip(π̄(s') + clipped noise)), in the shape of `batch.rewards`.
+
+    The target policy keeps its dropout, as in the authors' code, where it is never put in evaluation mode.
+    """
+    next_actions = td3.actor.apply(
+        state.actor.target_params, batch.next_observations, deterministic=False, rngs={'dropout': noise.target_dropout}
+    )
+    clipped = jnp.clip(hypers.policy_noise * noise.target, -hypers.noise_clip, hypers.noise_clip)
+    next_actions = jnp.clip(next_actions + clipped, -1.0, 1.0)
+    next_q = td3.critic.apply(state.critic.target_params, batch.next_observations, next_actions)
+    return batch.rewards + hypers.discount * batch.masks * jnp.min(next_q, axis=0)
+
+
+def critic_loss_fn(params: Params, td3: TD3, batch: Transition, target_q: Array) -> tuple[Array, Metrics]:
+    """The sum over both critics of the mean squared error to `target_q` [B]; metrics are per state, `[B]`."""
+    inputs = jnp.concatenate([batch.observations, batch.actions], axis=-1)  # neighbours in a row: no copy
+    q = td3.critic.apply(params, twice(inputs), method='of_inputs')
+    losses = jnp.sum((q - target_q[None]) ** 2, axis=0)
+    return jnp.mean(losses), {'critic_loss': losses, 'q': jnp.mean(q, axis=0)}
+
+
+def actor_loss_fn(
+    params: Params,
+    td3: TD3,
+    critic_params: Params,
+    density_params: Params,
+    batch: Transition,
+    noise: Noise,
+    hypers: Hyperparameters,
+) -> tuple[Array, Metrics]:
+    """−mean Q1(s, π(s)) / mean |Q1|, plus λ times the mean penalty; metrics are per state, `[B]`.
+
+    Only the actor's parameters get gradients.
+    """
+    actions = td3.actor.apply(params, batch.observations, deterministic=False, rngs={'dropout': noise.actor_dropout})
+    q1 = td3.critic.first(critic_params, batch.observations, actions)
+    magnitude = jax.lax.stop_gradient(jnp.mean(jnp.abs(q1)))
+    scale = 1.0 / magnitude if td3.normalize_q else 1.0
+    penalty = td3.regularizer.penalty(density_params, batch, actions, noise.regularizer, hypers.beta)
+    losses = -scale * q1 + hypers.regularizer_weight * penalty
+    return jnp.mean(losses), {'actor_loss': losses, 'actor_q': q1, 'q_magnitude': jnp.abs(q1), 'penalty': penalty}
+
+
+def update_critic(
+    state: TD3State, td3: TD3, batch: Transition, target_q: Array, hypers: Hyperparameters
+) -> tuple[TD3State, Metrics]:
+    """One critic step on a minibatch; the actor, its optimiser and the targets stay as they are."""
+    grads, metrics = jax.grad(critic_loss_fn, has_aux=True)(state.critic.params, td3, batch, target_q)
+    return state.replace(critic=state.critic.apply_gradients(grads, hypers.critic_lr)), metrics
+
+
+def update_actor(
+    state: TD3State, td3: TD3, density_params: Params, batch: Transition, noise: Noise, hypers: Hyperparameters
+) -> tuple[TD3State, Metrics]:
+    """One actor step on a minibatch, then both targets move by τ."""
+    grads, metrics = jax.grad(actor_loss_fn, has_aux=True)(
+        state.actor.params, td3, state.critic.params, density_params, batch, noise, hypers
+    )
+    actor = state.actor.apply_gradients(grads, hypers.actor_lr)
+    return TD3State(actor.update_target(hypers.tau), state.critic.update_target(hypers.tau)), metrics
+
+
+def update(
+    state: TD3State, td3: TD3, density_params: Params, batches: Transition, noise: Noise, hypers: Hyperparameters
+) -> tuple[TD3State, Metrics]:
+    """A block: F critic steps on `batches` [F, B, ...], then the actor and the targets on the last minibatch.
+
+    The targets do not move within a block, so the target values of all its minibatches are computed at once. Metrics
+    are per state, `[B]`: whoever runs many blocks takes all their means in one go.
+    """
+    target_q = target_values(state, td3, batches, noise, hypers)
+    history = []
+    for i in range(td3.policy_freq):
+        one = jax.tree.map(lambda x, i=i: x[i : i + 1], batches)
+        state, critic_metrics = update_critic(state, td3, one, target_q[i : i + 1], hypers)
+        history.append(jax.tree.map(lambda x: x[0], critic_metrics))
+    # Without a barrier they would read the old biases late, which must be copied for it.
+    critic_metrics = jax.lax.optimization_barrier(jax.tree.map(lambda *xs: sum(xs) / len(xs), *history))
+    batch = jax.tree.map(lambda x: x[-1], batches)
+    state, actor_metrics = update_actor(state, td3, density_params, batch, noise, hypers)
+    return state, critic_metrics | actor_metrics
+
+
+class Spec(NamedTuple):
+    """SPOT's static parts: the CVAE, TD3 and the sizes of what they see."""
+
+    cvae: CVAE
+    td3: TD3
+    observation_dim: int
+    batch_size: int
+    cvae_lr: float
+    cvae_steps: int = 1
+
+
+def draw_cvae(key: Array, data: Data, spec: Spec) -> tuple[Transition, Array]:
+    """A minibatch [B, ...] and the noise [B, Z] of one step of the CVAE; the key is consumed."""
+    index_key, noise_key = jax.random.split(key)
+    rows = data.rows[uniform_indices(index_key, (spec.batch_size,), len(data.rows))]
+    batch = unpack(rows, spec.observation_dim, spec.cvae.action_dim)
+    return batch, jax.random.normal(noise_key, (spec.batch_size, spec.cvae.num_latents))
+
+
+def update_cvae(
+    state: TrainState, shared: Any, drawn: tuple[Transition, Array], hypers: Hyperparameters, step: Array, spec: Spec
+) -> tuple[TrainState, Metrics]:
+    """One step of the CVAE; it has metrics of the whole minibatch, `[1]`."""
+    del shared, step
+    grads, metrics = jax.grad(cvae_loss_fn, has_aux=True)(state.params, spec.cvae, *drawn, hypers.beta)
+    return state.apply_gradients(grads, spec.cvae_lr), {name: value[None] for name, value in metrics.items()}
+
+
+def init_cvae(key: Array, spec: Spec) -> TrainState:
+    """A fresh CVAE; the key is consumed."""
+    observations, actions = jnp.zeros((1, spec.observation_dim)), jnp.zeros((1, spec.cvae.action_dim))
+    return TrainState.create(spec.cvae.init(key, observations, actions, jnp.zeros((1, spec.cvae.num_latents))))
+
+
+def cvae_stage(spec: Spec) -> Stage:
+    """The CVAE as the population takes it."""
+    init, draw, update = partial(init_cvae, spec=spec), partial(draw_cvae, spec=spec), partial(update_cvae, spec=spec)
+    result = lambda learner, shared: learner.params
+    return Stage('cvae', spec.cvae_steps, init, draw, update, result, block=1, steps=(1,))
+
+
+def stages(spec: Spec) -> tuple[Stage, ...]:
+    """The CVAE, if the regulariser reads one."""
+    return (cvae_stage(spec),) if spec.td3.regularizer.uses_density else ()
+
+
+def draw_block(key: Array, data: Data, spec: Spec) -> tuple[Array, Noise]:
+    """Minibatches, packed [F, B, D], and the noise of one block; the key is consumed."""
+    index_key, noise_key = jax.random.split(key)
+    indices = uniform_indices(index_key, (spec.td3.policy_freq, spec.batch_size), len(data.rows))
+    return data.rows[indices], draw_noise(noise_key, spec.td3, spec.batch_size)
+
+
+def algorithm(spec: Spec) -> Algorithm:
+    """SPOT as the population takes it."""
+    td3, sizes = spec.td3, (spec.observation_dim, spec.cvae.action_dim)
+
+    def update_block(
+        state: TD3State, shared: Params, drawn: tuple[Array, Noise], hypers: Hyperparameters, step: Array
+    ) -> tuple[TD3State, Metrics]:
+        del step
+        rows, noise = drawn
+        return update(state, td3, shared, unpack(rows, *sizes), noise, hypers)
+
+    def explore(params: Params, observation: Array, noise: Array, scale: Array) -> Array:
+        return jnp.clip(td3.actor.apply(params, observation) + scale * noise, -1.0, 1.0)
+
+    return Algorithm(
+        init=lambda key: init(key, td3, spec.observation_dim),
+        draw=partial(draw_block, spec=spec),
+        update=update_block,
+        policy=lambda state, shared, hypers: state.actor.params,
+        act=lambda params, memory, observation, reward: (td3.actor.apply(params, observation), memory),
+        memory=lambda: (),
+        block=td3.policy_freq,
+        steps=(1, td3.policy_freq),
+        explore=explore,
+        draw_for=lambda key, rows: (rows, draw_noise(key, td3, spec.batch_size)),
+    )
+
+
+def make_spec(config: Any, observation_dim: int, action_dim: int) -> Spec:
+    """The static parts, from a run's config and its dataset's sizes."""
+    cvae = CVAE(action_dim, tuple(config.cvae.hidden_dims), config.cvae.latent_dim)
+    reg = config.regularizer
+    td3 = TD3(
+        Actor(action_dim, tuple(config.actor.hidden_dims), config.actor.output_init, config.actor.dropout),
+        DoubleCritic(tuple(config.critic.hidden_dims), config.critic.output_init),
+        REGULARIZERS[reg.name](cvae, reg.estimator, reg.num_samples),
+        config.policy_freq,
+        config.normalize_q,
+    )
+    return Spec(cvae, td3, observation_dim, config.batch_size, config.cvae.lr, config.cvae.steps)
+
+
+METHOD = Method(
+    title=lambda config: {'none': 'TD3', 'bc': 'TD3+BC', 'support': 'SPOT'}[config.regularizer.name],
+    hyperparameters=Hyperparameters,
+    fields=FIELDS,
+    metrics=(
+        'cvae_loss',
+        'recon_loss',
+        'kl_loss',
+        'critic_loss',
+        'q',
+        'actor_loss',
+        'actor_q',
+        'q_magnitude',
+        'penalty',
+    ),
+    make=lambda *config_and_sizes: algorithm(make_spec(*config_and_sizes)),
+    stages=lambda *config_and_sizes: stages(make_spec(*config_and_sizes)),
+    shared_by=('beta',),
+    cooled=('regularizer_weight',),
+    paths={
+        'regularizer_weight': 'regularizer.weight',
+        'actor_lr': 'actor.lr',
+        'critic_lr': 'critic.lr',
+        'beta': 'cvae.beta',
+    },
+    policy_fields=('actor.hidden_dims', 'critic.hidden_dims', 'normalize_observations'),
+    stage_fields=('cvae.hidden_dims', 'cvae.latent_dim', 'normalize_observations'),
+    restore='cvae.restore',
+    at_top=True,
+)

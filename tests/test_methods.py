@@ -1,0 +1,137 @@
+"""The contract that every method keeps, through whole tiny runs; a new method is tested by its line in the registry."""
+
+import csv
+import json
+
+import jax
+import numpy as np
+import pytest
+from tiny import tiny
+
+from spot_jax import config, effects, policy, training
+from spot_jax.build import build
+from spot_jax.core.fields import Field
+from spot_jax.errors import InputError
+from spot_jax.fields import FIELDS
+from spot_jax.methods import GRID, METHODS, hyperparameters, options, path_of
+
+pytestmark = pytest.mark.usefixtures('data')
+
+
+def small(name, **changes):
+    """A run of a few updates, without evaluations."""
+    own = {'hidden_dims': (8,), 'batch_size': 16}
+    sizes = {} if METHODS[name].at_top else {path_of(name, field): value for field, value in own.items()}
+    steps = {'offline.steps': 8, 'log_interval': 4, 'checkpoint.interval': 4, 'cvae.steps': 4, 'evaluation.episodes': 0}
+    return tiny(**{'method': name, **sizes, **steps, **changes})
+
+
+def metrics_of(workdir, seed, setting, value):
+    """A member's rows of training metrics, numbers alone."""
+    rows = csv.DictReader((workdir / 'metrics.csv').open())
+    mine = [r for r in rows if (r['phase'], r['seed'], float(r[setting])) == ('offline', str(seed), value)]
+    return [{k: float(v) for k, v in row.items() if v and k not in ('phase', 'member')} for row in mine]
+
+
+# SPOT's own runs are tested at length elsewhere.
+@pytest.mark.parametrize('name', [name for name in METHODS if name != 'spot'])
+def test_a_population_of_a_method(name, tmp_path, monkeypatch):
+    """It resumes to the byte; a member is as in a run of its own, and a neighbour that diverges leaves it alone."""
+    # Values can run away; a policy alone, whose actions have bounds, does not.
+    rate, sick = ('critic_lr', 'diverged') if 'critic_lr' in hyperparameters(name) else ('actor_lr', 'completed')
+    changes = {'seeds': (0, 1), f'grid.{rate}': (1e-3, 1e30)}
+    assert training.run(small(name, **changes), tmp_path / 'whole') == 0
+    results = json.loads((tmp_path / 'whole' / 'results.json').read_text())
+    assert [m['status'] for m in results['members']] == ['completed', sick] * 2
+    assert results['algorithm'] == METHODS[name].title(options(small(name)))
+
+    save = training.Run.save
+
+    def save_and_stop(self, phase, state, **more):
+        save(self, phase, state, **more)
+        self.stop_signal = 15 if phase == 'offline' else 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Run, 'save', save_and_stop)
+        assert training.run(small(name, **changes), tmp_path / 'resumed') == 143
+    assert training.run(small(name, **changes), tmp_path / 'resumed') == 0
+    whole, resumed = (tmp_path / run / 'metrics.csv' for run in ('whole', 'resumed'))
+    assert whole.read_bytes() == resumed.read_bytes()
+
+    assert training.run(small(name, seeds=(1,), **{f'grid.{rate}': (1e-3,)}), tmp_path / 'alone') == 0
+    alone, together = (metrics_of(tmp_path / run, 1, rate, 1e-3) for run in ('alone', 'whole'))
+    assert [row['gradient_steps'] for row in alone] == [4, 8]
+    for a, b in zip(alone, together, strict=True):
+        assert a.keys() == b.keys()
+        np.testing.assert_allclose([*a.values()], [*b.values()], rtol=1e-4, atol=1e-5)
+
+    observations = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    actions = policy.load(tmp_path / 'whole', member=2)(observations)
+    assert actions.shape == (3, 2)
+    assert (np.abs(actions) <= 1).all()
+    assert np.ptp(actions, axis=0).min() > 0  # they follow the observations
+    np.testing.assert_allclose(actions, policy.load(tmp_path / 'alone')(observations), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_what_a_method_says_of_itself(name):
+    method = METHODS[name]
+    parts = build(small(name), 4, 2)
+    assert parts.algorithm.block >= 1
+    assert len(parts.algorithm.steps) == len(jax.eval_shape(parts.algorithm.init, jax.random.key(0)).__dict__)
+    for each, path in hyperparameters(name).items():
+        assert path in FIELDS, each
+        assert each in GRID
+    assert all(isinstance(field, Field) for field in method.fields.values())
+    for family in method.presets.values():
+        for field, value in family.items():
+            assert method.fields[field].takes.fits(value), field
+    assert set(method.policy_fields + method.stage_fields) <= set(method.fields)
+    assert set(method.shared_by + method.cooled) <= set(hyperparameters(name))
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_online_or_one_line(name):
+    """A method that does not learn online says so before anything starts."""
+    block = build(small(name), 4, 2).algorithm.block
+    asked = small(name, **{'online.steps': 4 * block})
+    if build(asked, 4, 2).algorithm.explore is None:
+        with pytest.raises(InputError, match=f'{name} does not fine-tune online, as .*: leave it at 0'):
+            config.validate(asked)
+    else:
+        config.validate(asked)
+
+
+@pytest.mark.parametrize('name', ['iql', 'awac'])
+def test_fine_tuning(name, tmp_path):
+    """It goes on from the offline phase, in blocks of one step, and stops where it is told."""
+    online = {
+        'online.steps': 6,
+        'offline.steps': 4,
+        'evaluation.episodes': 1,
+        'log_interval': 2,
+        'checkpoint.interval': 3,
+    }
+    assert training.run(small(name, **online), tmp_path) == 0
+    results = json.loads((tmp_path / 'results.json').read_text())
+    assert [m['gradient_steps'] for m in results['members']] == [10, 10]
+    assert all(np.isfinite(m['regret']) for m in results['members'])
+    rows = [row for row in csv.DictReader((tmp_path / 'metrics.csv').open()) if row['phase'] == 'online']
+    steps = [int(row['gradient_steps']) for row in rows if row['member'] == '0' and row['training/critic_loss']]
+    assert steps == [6, 8, 10]
+
+
+def test_other_methods_options_have_no_effect():
+    changed = ['discount', 'bc.actor_lr', 'td3_bc.alpha', 'grid.tau', 'grid.actor_lr']
+    told = effects.without_effect(small('bc'), changed)
+    assert told == ['discount, td3_bc.alpha, grid.tau (method is bc)']
+
+
+def test_words_after_a_preset():
+    assert config.read_words('umaze', 'x', ()) == ('umaze', set(), 'spot')
+    assert config.read_words(',td3_bc', 'umaze', ()) == ('umaze', set(), 'td3_bc')
+    assert config.read_words('umaze,d4rl,bc', 'x', ('d4rl',)) == ('umaze', {'d4rl'}, 'bc')
+    with pytest.raises(InputError, match="no option 'sac' of preset 'umaze': choose one of d4rl, spot, bc"):
+        config.read_words('umaze,sac', 'x', ('d4rl',))
+    with pytest.raises(InputError, match='several methods: bc, td3_bc'):
+        config.read_words('umaze,bc,td3_bc', 'x', ())

@@ -1,0 +1,24 @@
+"""What a script or a notebook calls, by the package's own names."""
+
+import subprocess
+import sys
+
+import pytest
+
+import spot_jax
+from spot_jax import config, policy, scoring, training
+
+
+def test_public_names():
+    assert spot_jax.train is training.run
+    assert spot_jax.load_policy is policy.load
+    assert spot_jax.load_density is scoring.load
+    assert spot_jax.default_config is config.default_config
+    assert set(spot_jax.__all__) <= set(dir(spot_jax))
+    with pytest.raises(AttributeError, match='has no attribute'):
+        spot_jax.nothing  # noqa: B018
+
+
+def test_importing_the_package_does_not_start_jax():
+    code = "import sys, spot_jax; print(sorted({'jax', 'gymnasium', 'numpy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == '[]\n'

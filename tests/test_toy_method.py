@@ -1,0 +1,120 @@
+"""What methods may need beyond SPOT, shown by a toy whose every number is known.
+
+A step number, stages that see those before them, windows of several steps, next actions, returns to go, and acting that
+remembers its episode and needs more than a network.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spot_jax import population
+from spot_jax.build import data_of
+from spot_jax.core.method import Algorithm, Stage
+from spot_jax.core.sampling import uniform_indices
+from spot_jax.datasets import Dataset
+from spot_jax.policy import Actors
+from spot_jax.scaling import Scaling
+
+K = 3  # steps of a window
+
+
+class Hyperparameters(NamedTuple):
+    rate: jax.Array
+
+
+def dataset():
+    """Two episodes, of 4 and 2 steps; the observation is the row's number, the action a tenth of it, the reward 1."""
+    index = np.arange(6, dtype=np.float32)[:, None]
+    rows = np.concatenate([index, index / 10, np.ones((6, 1)), np.ones((6, 1)), index + 1], axis=1)
+    box = np.ones(1, np.float32)
+    return Dataset(rows.astype(np.float32), 1, 1, -box, box, 'toy', '', None, None, None, np.array([4, 2]))
+
+
+DATA = data_of(dataset())
+
+
+def draw(key, data):
+    """Windows of up to K steps of one episode, [1, K, D], which of them are real, and the actions that follow."""
+    start = uniform_indices(key, (4,), len(data.rows))
+    index = start[:, None] + jnp.arange(K)[None]
+    last = data.last[start][:, None]
+    following = data.rows[jnp.minimum(index + 1, last), 1]
+    return data.rows[jnp.minimum(index, last)], index <= last, following, data.togo[start], data.first[start]
+
+
+def update(learner, shared, drawn, hypers, step):
+    windows, real, following, togo, first = drawn
+    inside = windows[..., 0] >= first[:, None]
+    steps_left = jnp.where(windows[:, 0, 0] < 4, 4, 6) - windows[:, 0, 0]
+    is_last = (windows[..., 0] == 3) | (windows[..., 0] == 5)
+    expected = jnp.where(is_last, windows[..., 1], windows[..., 1] + 0.1)
+    metrics = {
+        'inside': jnp.all(inside, axis=1).astype(jnp.float32),
+        'real': jnp.sum(real, axis=1) - jnp.minimum(steps_left, K),
+        'following': jnp.max(jnp.abs(following - expected), axis=1),
+        'togo': togo - steps_left,
+    }
+    return learner + hypers.rate * step, metrics
+
+
+ALGORITHM = Algorithm(
+    init=lambda key: jnp.zeros(()),
+    draw=draw,
+    update=update,
+    policy=lambda learner, shared, hypers: {'w': learner, 'b': shared['b'], 'rate': hypers.rate},
+    act=lambda policy, memory, observation, reward: (jnp.array([memory / 10]), memory + 1 + reward),
+    memory=lambda: jnp.zeros(()),
+    block=1,
+    steps=(),
+)
+
+
+def counting(name, by, result):
+    count = lambda learner, shared, drawn, hypers, step: (learner + by(shared), {'x': jnp.zeros(1)})
+    return Stage(name, 4, lambda key: jnp.zeros(()), draw, count, result, 1, ())
+
+
+STAGES = (
+    counting('a', lambda shared: 1.0, lambda learner, shared: {'a': learner}),
+    counting('b', lambda shared: shared['a'], lambda learner, shared: {**shared, 'b': learner}),
+)
+
+
+def test_stages_steps_windows_and_returns_to_go():
+    seeds, hypers = jnp.array([0, 1], jnp.uint32), Hyperparameters(jnp.array([[1.0, 2.0, 3.0]] * 2))
+    shared = None
+    for index, stage in enumerate(STAGES):
+        state = population.init_stage(seeds, stage, index)
+        state, _ = population.stage_phase(stage, 4, index)(state, seeds, hypers, shared, DATA)
+        shared = stage.result(state.learner, shared)
+    np.testing.assert_array_equal(shared['b'], [16.0, 16.0])  # four steps of four
+    run, state = population.policy_phase(ALGORITHM, 4), population.init_policies(seeds, 3, ALGORITHM)
+    for _ in range(2):
+        state, metrics = run(state, seeds, hypers, shared, DATA)
+    np.testing.assert_array_equal(state.learner, [[28.0, 56.0, 84.0]] * 2)  # 0 + 1 + ... + 7
+    means = {name: np.unique(x).tolist() for name, x in metrics.items()}
+    assert means == {'inside': [1], 'real': [0], 'following': [0], 'togo': [0]}
+
+    policies = population.policies_of(ALGORITHM, state.learner, shared, hypers)
+    assert {name: x.tolist() for name, x in policies.items()} == {
+        'w': [28, 56, 84] * 2,
+        'b': [16] * 6,
+        'rate': [1, 2, 3] * 2,
+    }
+
+
+def test_acting_remembers_an_episode():
+    box = np.ones(1, np.float32)
+    act = Actors(ALGORITHM).play({'w': jnp.zeros(2)}, Scaling(0 * box, box, -box, box))
+    observations, rewards = np.zeros((2, 3, 1)), np.zeros((2, 3))
+    starts = np.ones((2, 3), bool)
+    np.testing.assert_allclose(act(observations, rewards, starts), 0)
+    rewards[0, 1], starts[:] = 2.0, False
+    np.testing.assert_allclose(act(observations, rewards, starts), 0.1, rtol=1e-6)
+    starts[1, 2] = True
+    expected = np.full((2, 3, 1), 0.2)
+    expected[0, 1], expected[1, 2] = 0.4, 0.0
+    np.testing.assert_allclose(act(observations, 0 * rewards, starts), expected, rtol=1e-6)

@@ -205,6 +205,8 @@ def check_names(config: Mapping[str, Any]) -> None:
 
 def validate(config: ml_collections.ConfigDict) -> None:
     """Raises InputError at the first field that is missing, unknown or makes no sense, naming it and what it takes."""
+    made = isinstance(config, ml_collections.ConfigDict)
+    require(made, f'a config is what spot_jax.default_config() makes, not a {type(config).__name__}')
     check_names(config)
     values = flattened(config)
     for path, value in values.items():

@@ -297,8 +297,6 @@ def run(config: ConfigDict, workdir: str | Path, dataset: Any = None) -> int:
     environment too.
     """
     refuse_a_rerun()
-    if not isinstance(config, ConfigDict):
-        raise InputError(f'a config is what spot_jax.default_config() makes, not a {type(config).__name__}')
     if not isinstance(workdir, str | Path) or not str(workdir):
         raise InputError(f'workdir={workdir!r}: name a folder')
     if dataset is not None:

@@ -110,7 +110,7 @@ def test_fine_tuning(name, tmp_path):
         'offline.steps': 4,
         'evaluation.episodes': 1,
         'log_interval': 2,
-        'checkpoint.interval': 3,
+        'checkpoint.interval': 0,
     }
     assert training.run(small(name, **online), tmp_path) == 0
     results = json.loads((tmp_path / 'results.json').read_text())

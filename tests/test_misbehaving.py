@@ -273,12 +273,12 @@ def test_signals_are_handled_only_during_a_run_and_only_in_the_main_thread(monke
     monkeypatch.setattr(training.folder, 'held', lambda workdir: contextlib.nullcontext())
     original = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have set to be ignored
     before = [signal.getsignal(number) for number in workers.STOPS]
-    assert training.run(None, '') == 0
+    assert training.run(None, 'run') == 0
     assert during.pop().__name__ == 'handle_signal'
     with pytest.raises(InputError):
-        training.run(InputError('x'), '')
+        training.run(InputError('x'), 'run')
     during.clear()
-    thread = threading.Thread(target=training.run, args=(None, ''))
+    thread = threading.Thread(target=training.run, args=(None, 'run'))
     thread.start()
     thread.join()
     assert during == [before[1]]

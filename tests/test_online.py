@@ -10,7 +10,7 @@ from spot_jax import finetuning, online, policy, population, sharding
 from spot_jax.benchmark.phases import data_of_rows
 from spot_jax.config import Member, Population
 from spot_jax.errors import InputError
-from spot_jax.methods import spot
+from spot_jax.methods import METHODS, spot
 from spot_jax.networks import CVAE, Actor, DoubleCritic
 from spot_jax.regularizers import REGULARIZERS
 from spot_jax.ring_files import RingFiles
@@ -136,7 +136,7 @@ class Count(gym.Env):
 
 @pytest.mark.parametrize('goal', [True, False])
 def test_transitions_of_terminals_and_time_outs(goal):
-    member = Population([Member(0, {})], (1, 1))
+    member = Population([Member(0, {})], (1, 1), METHODS['spot'])
     low, high = np.full(1, -2, np.float32), np.full(1, 2, np.float32)
     scaling = policy.Scaling(np.full(1, 1, np.float32), np.full(1, 2, np.float32), low, high)
     make_env = lambda: gym.wrappers.TimeLimit(Count(goal), 3)

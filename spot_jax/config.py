@@ -214,12 +214,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
         require(wrong is None, wrong or '')
     algorithm = METHODS[config.method].make(options(config), 1, 1)
     capacity, freq = config.online.capacity, algorithm.block
-    learns_online = [name for name in METHODS if METHODS[name].make(options(config, name), 1, 1).explore is not None]
-    require(
-        config.online.steps == 0 or config.method in learns_online,
-        f'config.online.steps={config.online.steps}: {config.method} does not fine-tune online, as '
-        f'{", ".join(learns_online)} do: leave it at 0',
-    )
+    if config.online.steps > 0 and algorithm.explore is None:
+        can = [name for name in METHODS if METHODS[name].make(options(config, name), 1, 1).explore is not None]
+        raise InputError(
+            f'config.online.steps={config.online.steps}: {config.method} does not fine-tune online, as '
+            f'{", ".join(can)} do: leave it at 0'
+        )
     require(capacity is None or capacity >= freq, f'config.online.capacity={capacity}: must be at least {freq}')
     k, n = config.part
     require(k < n, f'config.part=({k}, {n}): parts are numbered from 0 to {n - 1}')

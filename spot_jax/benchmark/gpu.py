@@ -24,7 +24,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from spot_jax import population
-from spot_jax.benchmark.phases import Case, data_of_rows, prepare, random_rows, update_flops, with_settings
+from spot_jax.benchmark.phases import Case, case, data_of_rows, random_rows, update_flops, with_settings
 from spot_jax.benchmark.timing import matmul_rate
 from spot_jax.checkpoint import write_atomically
 from spot_jax.config import members
@@ -102,26 +102,11 @@ def timed(case: Case) -> dict[str, Any]:
     return row | ({'memory_mib': case.memory / 2**20} if case.memory is not None else {})
 
 
-def compiled(
-    config: ConfigDict, args: Any, rows: Data, phase: str, options: dict[str, Any]
-) -> tuple[Case, Callable[[], None]]:
-    """A phase of a population compiled with XLA's options, and a call of it."""
-    spec, num_members = spot.make_spec(config, *args.sizes), len(members(config).members)
+def compiled(config: ConfigDict, args: Any, rows: Data, phase: str, options: dict[str, Any]) -> Case:
+    """A phase of a population, all members together, compiled with XLA's options."""
+    num_members = len(members(config).members)
     steps = args.steps if num_members < 64 else max(10, args.steps // 5)
-    phase_fn, arguments = prepare(config, spec, phase, steps, num_members)
-    state, *rest = arguments()
-    start = time.perf_counter()
-    program = phase_fn.lower(state, *rest, rows).compile(compiler_options=options)
-    compile_s = time.perf_counter() - start
-    held = [state]
-
-    def call() -> None:
-        held[0], metrics = program(held[0], *rest, rows)
-        jax.block_until_ready(metrics)
-
-    sizes = program.memory_analysis()
-    memory = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes
-    return Case('', lambda _: call(), steps, num_members, update_flops(spec, phase), compile_s, memory), call
+    return case('', config, rows, phase, args.sizes, steps, num_members, options)
 
 
 def population_of(config: ConfigDict, num_members: int, num_samples: int = 1, precision: str = 'float32') -> ConfigDict:
@@ -146,7 +131,7 @@ def jax_cases(config: ConfigDict, args: Any, rows: Data, precision: str) -> Iter
     for phase, num_samples, num_members in [*plan, *(('policy', 1, m) for m in POPULATIONS)]:
         changed = population_of(config, num_members, num_samples, precision)
         name = f'{phase} L={num_samples} M={num_members} {precision} | spot_jax'
-        yield name, lambda changed=changed, phase=phase: timed(compiled(changed, args, rows, phase, in_use())[0])
+        yield name, lambda changed=changed, phase=phase: timed(compiled(changed, args, rows, phase, in_use()))
 
 
 def option_cases(config: ConfigDict, args: Any, rows: Data, num_members: int) -> Iterator[tuple[str, Any]]:
@@ -155,7 +140,7 @@ def option_cases(config: ConfigDict, args: Any, rows: Data, num_members: int) ->
     for name, options in OPTIONS.items():
         yield (
             f'policy L=1 M={num_members} float32 | {name}',
-            lambda options=options: timed(compiled(changed, args, rows, 'policy', in_use() | options)[0]),
+            lambda options=options: timed(compiled(changed, args, rows, 'policy', in_use() | options)),
         )
 
 
@@ -187,14 +172,14 @@ def traced(config: ConfigDict, args: Any, rows: Data, options: dict[str, Any]) -
 
     The profile itself is kept beside `--json`.
     """
-    case, call = compiled(config, args, rows, 'policy', options)
-    call()
+    traced_case = compiled(config, args, rows, 'policy', options)
+    traced_case.run(traced_case.steps)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            call()
+            traced_case.run(traced_case.steps)
         profile = next(Path(folder).rglob('*.xplane.pb'))
         if args.json is not None:
-            shutil.copy(profile, args.json.with_suffix(f'.{case.members}.xplane.pb'))
+            shutil.copy(profile, args.json.with_suffix(f'.{traced_case.members}.xplane.pb'))
         streams = [
             stream
             for plane in jax.profiler.ProfileData.from_file(str(profile)).planes
@@ -203,7 +188,7 @@ def traced(config: ConfigDict, args: Any, rows: Data, options: dict[str, Any]) -
             if 'stream' in stream.name.lower()
         ]
         events = [(e.start_ns, e.duration_ns, e.name) for stream in streams for e in stream.events]
-    blocks = case.steps // config.policy_freq
+    blocks = traced_case.steps // config.policy_freq
     row: dict[str, Any] = {'kernels_per_block': len(events) / blocks}
     return row | (busy(events, blocks) | {'kernels': longest(events, blocks)} if events else {})
 
@@ -273,7 +258,7 @@ def measure_all(config: ConfigDict, args: Any) -> list[dict[str, Any]]:
         options = in_use() | {'xla_enable_command_buffers_during_profiling': True}
         trace = partial(traced, population_of(config, num_members), args, rows, options)
         report.attempt(f'trace, M={num_members}', trace, 30)
-    for name, measure in [case for m in (1, 64) for case in option_cases(config, args, rows, m)]:
+    for name, measure in [pair for m in (1, 64) for pair in option_cases(config, args, rows, m)]:
         report.attempt(name, measure, 25)
     for precision in PRECISIONS[1:]:
         for name, measure in jax_cases(config, args, rows, precision):

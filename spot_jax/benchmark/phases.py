@@ -89,13 +89,25 @@ def update_flops(spec: Spec, phase: str) -> float:
     return flops.cvae_update(spec) if phase == 'cvae' else flops.policy_update(spec)
 
 
-def case(name: str, config: ConfigDict, rows: Data, phase: str, sizes: tuple[int, int], steps: int) -> Case:
-    """A population's phase, compiled, of which each member makes `steps` steps in a round."""
+def case(
+    name: str,
+    config: ConfigDict,
+    rows: Data,
+    phase: str,
+    sizes: tuple[int, int],
+    steps: int,
+    at_once: int | None = None,
+    options: dict[str, Any] | None = None,
+) -> Case:
+    """A population's phase, compiled, of which each member makes `steps` steps in a round.
+
+    `at_once` members train at a time; `options` are XLA's. By default, both are as in a run.
+    """
     spec = spot.make_spec(config, *sizes)
-    phase_fn, arguments = prepare(config, spec, phase, steps)
+    phase_fn, arguments = prepare(config, spec, phase, steps, at_once)
     state, *rest = arguments()
     start = time.perf_counter()
-    compiled = phase_fn.lower(state, *rest, rows).compile()
+    compiled = phase_fn.lower(state, *rest, rows).compile(compiler_options=options)
     compile_s = time.perf_counter() - start
     held = [state]
 

@@ -5,7 +5,7 @@ The data are made on the spot at first use. Options follow the preset: `large-di
 
 from ml_collections import ConfigDict
 
-from spot_jax.config import preset_config, read_words
+from spot_jax.run.config import preset_config, read_words
 
 COMMON = {
     'task': 'antmaze',

@@ -6,7 +6,7 @@ others are D4RL's HDF5 files, imported under the ids named here: see `python -m 
 
 from ml_collections import ConfigDict
 
-from spot_jax.config import preset_config, read_words
+from spot_jax.run.config import preset_config, read_words
 
 COMMON = {
     'task': 'locomotion',

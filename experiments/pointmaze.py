@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from spot_jax.config import preset_config, read_words
+from spot_jax.run.config import preset_config, read_words
 
 COMMON = {
     'task': 'pointmaze',

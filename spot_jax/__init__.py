@@ -1,6 +1,7 @@
 """SPOT (Supported Policy Optimization) and the methods it is compared with, in JAX; see the README.
 
-What a script or a notebook calls: `train`, `load_policy`, `load_density`, `default_config`. They are imported when they
+What a script or a notebook calls: `train`, `load_policy`, `load_density`, `default_config`,
+`flatten`. They are imported when they
 are first asked for, so that `import spot_jax` is quick and does not start JAX.
 """
 
@@ -14,10 +15,11 @@ from typing import Any
 __version__ = '0.1.0'
 
 _PUBLIC = {
-    'default_config': ('spot_jax.config', 'default_config'),
-    'load_density': ('spot_jax.scoring', 'load'),
-    'load_policy': ('spot_jax.policy', 'load'),
-    'train': ('spot_jax.training', 'run'),
+    'default_config': ('spot_jax.run.config', 'default_config'),
+    'flatten': ('spot_jax.acting.tasks', 'flatten'),
+    'load_density': ('spot_jax.run.scoring', 'load'),
+    'load_policy': ('spot_jax.run.policy', 'load'),
+    'train': ('spot_jax.run.training', 'run'),
 }
 __all__ = [*_PUBLIC]
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from spot_jax.arguments import Parser
+from spot_jax.system.arguments import Parser
 
 COMMANDS = {
     'main --config=experiments/antmaze.py:umaze': 'train a population, or go on with it',

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from spot_jax import env_pool, environments, evaluation, policy, specs
-from spot_jax.arguments import MAX_EPISODES, MAX_SEED, Parser, whole
-from spot_jax.datasets.load import evaluation_spec, open_minari, reference_of
-from spot_jax.errors import InputError
-from spot_jax.tasks import task_of
-from spot_jax.workdir import read_run
+from spot_jax.acting import env_pool, environments, evaluation, specs
+from spot_jax.acting.tasks import task_of
+from spot_jax.data.load import evaluation_spec, open_minari, reference_of
+from spot_jax.recipes import provide
+from spot_jax.run import policy
+from spot_jax.run.workdir import read_run
+from spot_jax.system.arguments import MAX_EPISODES, MAX_SEED, Parser, whole
+from spot_jax.system.errors import InputError
 
 
 def evaluate(workdir: Path, num_episodes: int, member: int | None, seed: int, trusted: bool = False) -> None:
@@ -19,6 +21,7 @@ def evaluate(workdir: Path, num_episodes: int, member: int | None, seed: int, tr
     `trusted`: the environment is made as the dataset records it. That is not taken from the run, which may be anyone's.
     """
     config, state = read_run(workdir)
+    provide(config['dataset_id'])
     task, data = task_of(config), open_minari(config['dataset_id'])
     spec, reference = evaluation_spec(data), reference_of(data, task)
     if spec is None:

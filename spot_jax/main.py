@@ -10,13 +10,13 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
-from spot_jax import usage
-from spot_jax.arguments import Parser, one_line
-from spot_jax.config import is_group, lookup, require, similar, validate
-from spot_jax.config_files import ConfigFile, config_of, load, resolved
-from spot_jax.effects import without_effect
-from spot_jax.errors import InputError, exit_status
-from spot_jax.fields import FIELDS, problem
+from spot_jax.run import usage
+from spot_jax.run.config import is_group, lookup, require, similar, validate
+from spot_jax.run.config_files import ConfigFile, config_of, load, resolved
+from spot_jax.run.effects import without_effect
+from spot_jax.run.fields import FIELDS, problem
+from spot_jax.system.arguments import Parser, one_line
+from spot_jax.system.errors import InputError, exit_status
 
 ASSIGNMENT = re.compile(r'--?(no)?config\.([^=]*)(?:=(.*))?', re.DOTALL)
 
@@ -123,7 +123,8 @@ def cli(argv: list[str]) -> int:
         import jax
 
         jax.config.update('jax_numpy_rank_promotion', 'raise')
-        from spot_jax import backend, footprint, hosts, training
+        from spot_jax.run import footprint, hosts, training
+        from spot_jax.system import backend
 
         backend.keep_compiled()
         place = None if options.distributed is None else hosts.connect(options.distributed)

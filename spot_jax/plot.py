@@ -13,18 +13,23 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from spot_jax import environments, evaluation, metrics, policy
-from spot_jax.arguments import MAX_EPISODES, Parser, whole
-from spot_jax.checkpoint import DamagedError, read_file, write_atomically
-from spot_jax.config import Member, members
-from spot_jax.curves import Curve, choose_metric, draw_curves, learning_curves, setting_labels
-from spot_jax.datasets.load import evaluation_spec, open_minari
-from spot_jax.errors import InputError
-from spot_jax.folder import read_json
-from spot_jax.pictures import Rollouts, draw_rollouts, png
-from spot_jax.tasks import Reference, Task, task_of
-from spot_jax.workdir import read_config
-from spot_jax.workdir import read_run as read_trained
+from spot_jax.acting import environments, evaluation
+from spot_jax.acting.tasks import Reference, Task, task_of
+from spot_jax.data.load import evaluation_spec, open_minari
+from spot_jax.pictures.curves import Curve, choose_metric, draw_curves, learning_curves, setting_labels
+from spot_jax.pictures.mazes import Rollouts, draw_rollouts
+from spot_jax.pictures.style import png
+from spot_jax.population.members import Member
+from spot_jax.recipes import provide
+from spot_jax.run import policy
+from spot_jax.run.config import members
+from spot_jax.run.workdir import read_config
+from spot_jax.run.workdir import read_run as read_trained
+from spot_jax.storage import metrics
+from spot_jax.storage.checkpoint import DamagedError, read_file, write_atomically
+from spot_jax.storage.folder import read_json
+from spot_jax.system.arguments import MAX_EPISODES, Parser, whole
+from spot_jax.system.errors import InputError
 
 EVALUATION_SEED = 20_000  # of the first episode, as `python -m spot_jax.evaluate` has it
 
@@ -85,6 +90,7 @@ class _Tracked(gym.Wrapper):
 def roll_out(run: RunFolder, member: int, num_episodes: int, trusted: bool = False) -> Rollouts:
     """Plays episodes of a maze's policy; raises InputError if the policy or the environment is not there."""
     act = policy.players(*read_trained(run.workdir), [member])
+    provide(run.dataset_id)
     spec = evaluation_spec(open_minari(run.dataset_id))
     if spec is None:
         raise InputError(f'{run.dataset_id} names no environment')

@@ -19,9 +19,9 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from tiny import ID, tiny  # noqa: E402
 
-from spot_jax import training  # noqa: E402
-from spot_jax.datasets.recipes import generate  # noqa: E402
 from spot_jax.methods import spot  # noqa: E402
+from spot_jax.recipes import generate  # noqa: E402
+from spot_jax.run import training  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 

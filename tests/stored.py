@@ -6,7 +6,7 @@ from gymnasium.spaces import Box
 from minari.data_collector import EpisodeBuffer
 from tiny import tiny
 
-from spot_jax import environments
+from spot_jax.acting import environments
 
 ID = 'stored/point-v0'
 

@@ -6,14 +6,14 @@ import numpy as np
 import optax
 import pytest
 
-from spot_jax import population
 from spot_jax.benchmark.phases import data_of_rows
-from spot_jax.density import kl_divergence
+from spot_jax.core.networks import CVAE, Actor, DoubleCritic
+from spot_jax.core.train_state import correction_after
+from spot_jax.core.types import unpack
 from spot_jax.methods import spot
-from spot_jax.networks import CVAE, Actor, DoubleCritic
-from spot_jax.regularizers import support
-from spot_jax.train_state import correction_after
-from spot_jax.types import unpack
+from spot_jax.methods.density import kl_divergence
+from spot_jax.methods.regularizers import support
+from spot_jax.population import program
 
 OBSERVATION, ACTION, BATCH, BLOCKS = 5, 3, 32, 50
 ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
@@ -98,9 +98,9 @@ def test_losses_of_the_first_100_updates(num_members):
         policy_noise=jnp.full(shape, 0.2),
         noise_clip=jnp.full(shape, 0.5),
     )
-    cvaes = population.init_stage(seeds, spot.cvae_stage(spec)).learner.params
-    run = population.policy_phase(spot.algorithm(spec), 2)
-    first = population.init_policies(seeds, 1, spot.algorithm(spec))
+    cvaes = program.init_stage(seeds, spot.cvae_stage(spec)).learner.params
+    run = program.policy_phase(spot.algorithm(spec), 2)
+    first = program.init_policies(seeds, 1, spot.algorithm(spec))
     start = jax.tree.map(np.asarray, first.learner)
 
     ours = []
@@ -115,7 +115,7 @@ def test_losses_of_the_first_100_updates(num_members):
         nets |= {f'target_{name}': nets[name] for name in ('actor', 'critic')}
         moments = {name: ADAM.init(nets[name]) for name in ('actor', 'critic')}
         cvae, h = jax.tree.map(lambda x, i=member: x[i], cvaes), pick(hypers)
-        key = population.stream_keys(seeds, population.POLICY_TRAIN)[member]
+        key = program.stream_keys(seeds, program.POLICY_TRAIN)[member]
         for block in range(BLOCKS):
             drawn, noise = spot.draw_block(jax.random.fold_in(key, block), data_of_rows(rows), spec)
             batches = unpack(drawn, OBSERVATION, ACTION)
@@ -149,7 +149,7 @@ def test_what_a_block_draws_does_not_depend_on_the_group():
 def test_corrections_ahead_are_those_of_one_step_after_the_other():
     first = correction_after(3, jnp.zeros((4, 1, 2)))
     np.testing.assert_allclose(first[0, 0], [1 - 0.9**3, 1 - 0.999**3], rtol=2e-5)  # 0.999 is a float32
-    ahead = correction_after(population._steps(5, 2, 3), first[None, ..., None, :])
+    ahead = correction_after(program._steps(5, 2, 3), first[None, ..., None, :])
     assert ahead.shape == (5, 4, 1, 2, 2)
     for block in range(5):
         for step in range(2):

@@ -5,16 +5,17 @@ import minari
 import numpy as np
 import pytest
 
-from spot_jax import behavior, environments
+from spot_jax import behavior
+from spot_jax.acting import environments
+from spot_jax.acting.environments import ANT_MAZES
+from spot_jax.acting.tasks import TASKS
 from spot_jax.behavior import policy as policies
 from spot_jax.behavior.driver import trips
-from spot_jax.datasets import antmaze, load
+from spot_jax.core.types import unpack
+from spot_jax.data.load import load
 from spot_jax.datasets.__main__ import main
-from spot_jax.datasets.recipes import generate
-from spot_jax.environments import ANT_MAZES
-from spot_jax.errors import InputError
-from spot_jax.tasks import TASKS
-from spot_jax.types import unpack
+from spot_jax.recipes import antmaze, generate
+from spot_jax.system.errors import InputError
 
 TASK = TASKS['antmaze']
 PLAY = 'spot_jax/antmaze/medium-play-v0'

@@ -8,11 +8,11 @@ import pytest
 from methods_golden import GOLDEN, TOLERANCE, stacked, torch_mlp, under
 from one_member import hyperparameters, one_step_episodes, options, pack, train
 
+from spot_jax.core.networks import DoubleCritic, GaussianActor
+from spot_jax.core.train_state import TargetTrainState, TrainState
+from spot_jax.core.types import Transition
 from spot_jax.methods import awac
 from spot_jax.methods.awac import METHOD, AWACState, Noise
-from spot_jax.networks import DoubleCritic, GaussianActor
-from spot_jax.train_state import TargetTrainState, TrainState
-from spot_jax.types import Transition
 
 LAYERS = [f'_mlp.{i}' for i in (0, 2, 4, 6)]
 NET = awac.AWAC(GaussianActor(3, (16,) * 3), DoubleCritic((16,) * 3))

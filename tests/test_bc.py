@@ -7,11 +7,11 @@ import numpy as np
 from methods_golden import GOLDEN, TOLERANCE, torch_mlp
 from one_member import hyperparameters, one_step_episodes, options, pack, recorded_rows, several_settings, train
 
-from spot_jax.datasets.load import Selection
+from spot_jax.core.networks import Actor
+from spot_jax.core.train_state import TrainState
+from spot_jax.core.types import Transition, unpack
+from spot_jax.data.load import Selection
 from spot_jax.methods import bc, percent_bc
-from spot_jax.networks import Actor
-from spot_jax.train_state import TrainState
-from spot_jax.types import Transition, unpack
 
 ALGORITHM = bc.METHOD.make(options(bc.METHOD, hidden_dims=(16, 16)), 5, 3)
 HYPERS = hyperparameters(bc.METHOD, actor_lr=GOLDEN['bc/meta/lr'])

@@ -17,9 +17,9 @@ from spot_jax.behavior.__main__ import main
 from spot_jax.behavior.collect import Collector, Episode, n_step_row
 from spot_jax.behavior.sac import SAC, SACState
 from spot_jax.behavior.settings import SETTINGS, Settings
-from spot_jax.errors import InputError
-from spot_jax.networks import MLP, DoubleCritic
-from spot_jax.types import Transition, unpack
+from spot_jax.core.networks import MLP, DoubleCritic
+from spot_jax.core.types import Transition, unpack
+from spot_jax.system.errors import InputError
 
 TINY = Settings(
     'Pendulum-v1',

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from experiments import antmaze
-from spot_jax import population
 from spot_jax.benchmark import flops, scaling
 from spot_jax.benchmark.__main__ import main
 from spot_jax.benchmark.phases import random_rows
-from spot_jax.config import members
-from spot_jax.density import cvae_loss_fn
+from spot_jax.core.types import unpack
 from spot_jax.methods import spot
-from spot_jax.types import unpack
+from spot_jax.methods.density import cvae_loss_fn
+from spot_jax.population import program
+from spot_jax.run.config import members
 
 EXPERIMENTS = Path(antmaze.__file__).parent
 OBSERVATION, ACTION, BATCH = 5, 3, 16
@@ -61,8 +61,8 @@ def test_baseline_has_the_same_losses_and_gradients():
     baseline = Baseline(spec, rows, 0.25, 0.5, 0.99, tuned=True)
     seeds = jnp.array([3], jnp.uint32)
     pick = lambda tree: jax.tree.map(lambda x: x[0], tree)
-    cvae = pick(population.init_stage(seeds, spot.cvae_stage(spec)).learner.params)
-    state = jax.tree.map(lambda x: x[0, 0], population.init_policies(seeds, 1, spot.algorithm(spec)).learner)
+    cvae = pick(program.init_stage(seeds, spot.cvae_stage(spec)).learner.params)
+    state = jax.tree.map(lambda x: x[0, 0], program.init_policies(seeds, 1, spot.algorithm(spec)).learner)
     copy_weights(baseline.encoder, cvae['params']['encoder'])
     copy_weights(baseline.decoder, cvae['params']['decoder'])
     copy_weights(baseline.actor, state.actor.params['params']['MLP_0'])

@@ -8,13 +8,14 @@ import jax
 import pytest
 
 from spot_jax import __main__ as commands
-from spot_jax import evaluate, plot, training
+from spot_jax import evaluate, plot
 from spot_jax.behavior import __main__ as behavior
 from spot_jax.benchmark import __main__ as benchmark
 from spot_jax.benchmark import memory, online
 from spot_jax.datasets import __main__ as datasets
-from spot_jax.fields import FIELDS
 from spot_jax.main import cli, parse
+from spot_jax.run import training
+from spot_jax.run.fields import FIELDS
 
 ROOT = Path(__file__).parents[1]
 ANTMAZE = str(ROOT / 'experiments' / 'antmaze.py')
@@ -58,7 +59,7 @@ def test_the_first_line_names_the_workdir(monkeypatch, capsys, tmp_path):
     assert capsys.readouterr().out == 'the run is in runs/antmaze/umaze: the same command again resumes it\n'
     (tmp_path / 'experiments').mkdir()
     (tmp_path / 'experiments' / 'antmaze.py').write_text(
-        'from spot_jax.config import default_config\ndef get_config():\n  return default_config()\n'
+        'from spot_jax import default_config\ndef get_config():\n  return default_config()\n'
     )
     assert 'config.dataset_id=None' in refused(capsys, '--config=experiments/antmaze.py')
 
@@ -94,9 +95,7 @@ def test_values_of_every_kind():
 
 
 def write(path, body, returns='default_config()', arguments=''):
-    path.write_text(
-        f'from spot_jax.config import default_config\n{body}\ndef get_config({arguments}):\n  return {returns}\n'
-    )
+    path.write_text(f'from spot_jax import default_config\n{body}\ndef get_config({arguments}):\n  return {returns}\n')
     return f'--config={path}'
 
 

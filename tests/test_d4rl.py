@@ -9,11 +9,11 @@ import h5py
 import numpy as np
 import pytest
 
-from spot_jax.datasets import d4rl, d4rl_file, load
+from spot_jax.acting.tasks import TASKS
+from spot_jax.core.types import unpack
+from spot_jax.data import d4rl, d4rl_file
+from spot_jax.data.load import load, open_minari
 from spot_jax.datasets.__main__ import main
-from spot_jax.datasets.load import open_minari
-from spot_jax.tasks import TASKS
-from spot_jax.types import unpack
 
 ID = 'd4rl/toy/mixed-v2'
 

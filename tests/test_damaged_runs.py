@@ -14,13 +14,15 @@ import stored
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spot_jax import checkpoint, evaluate, plot, training
-from spot_jax.curves import choose_metric, learning_curves
-from spot_jax.errors import InputError, exit_status
-from spot_jax.folder import held
-from spot_jax.population import PhaseState
-from spot_jax.ring_files import RingFiles
-from spot_jax.workdir import open_workdir, read_run, without_broken
+from spot_jax import evaluate, plot
+from spot_jax.pictures.curves import choose_metric, learning_curves
+from spot_jax.population.program import PhaseState
+from spot_jax.run import training
+from spot_jax.run.ring_files import RingFiles
+from spot_jax.run.workdir import open_workdir, read_run, without_broken
+from spot_jax.storage import checkpoint
+from spot_jax.storage.folder import held
+from spot_jax.system.errors import InputError, exit_status
 
 OLDER = Path(__file__).parent / 'data' / 'older_run'
 FILES = [

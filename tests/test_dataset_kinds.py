@@ -12,15 +12,17 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Text, Tuple
 from minari.data_collector import EpisodeBuffer
 from tiny import tiny
 
-from spot_jax import environments, evaluate, plot, policy, training
-from spot_jax.config import members
-from spot_jax.datasets import Selection, load
-from spot_jax.datasets.checks import action_bounds, unit_actions
-from spot_jax.errors import InputError
-from spot_jax.finetuning import Collector
-from spot_jax.tasks import TASKS, describe, flatten, layout, reference, vectorizer
-from spot_jax.types import unpack
-from spot_jax.workdir import read_run
+from spot_jax import evaluate, plot
+from spot_jax.acting import environments
+from spot_jax.acting.tasks import TASKS, describe, flatten, layout, reference, vectorizer
+from spot_jax.core.types import unpack
+from spot_jax.data.checks import action_bounds, unit_actions
+from spot_jax.data.load import Selection, load
+from spot_jax.run import policy, training
+from spot_jax.run.config import members
+from spot_jax.run.finetuning import Collector
+from spot_jax.run.workdir import read_run
+from spot_jax.system.errors import InputError
 
 TASK = TASKS['locomotion']
 FLAT = TASK._replace(flatten=True)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from minari.data_collector import EpisodeBuffer
 
-from spot_jax import environments
+from spot_jax.acting import environments
+from spot_jax.acting.tasks import TASKS, normalized_score, reference
 from spot_jax.behavior import planner
-from spot_jax.datasets import load
+from spot_jax.core.types import unpack
+from spot_jax.data.load import load
 from spot_jax.datasets.__main__ import main
-from spot_jax.datasets.recipes import generate
-from spot_jax.errors import InputError
-from spot_jax.tasks import TASKS, normalized_score, reference
-from spot_jax.types import unpack
+from spot_jax.recipes import generate
+from spot_jax.system.errors import InputError
 
 POINT = 'spot_jax/pointmaze/umaze-v0'
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spot_jax import density
-from spot_jax.networks import CVAE
+from spot_jax.core.networks import CVAE
+from spot_jax.methods import density
 
 
 @pytest.fixture(scope='module', params=[None, 3])

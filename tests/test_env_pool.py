@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from tiny import ID
 
-from spot_jax import environments, evaluation
-from spot_jax.config import Member, Population
-from spot_jax.datasets import load
-from spot_jax.env_pool import EnvPool
-from spot_jax.errors import InputError
-from spot_jax.finetuning import Collector
+from spot_jax.acting import environments, evaluation
+from spot_jax.acting.env_pool import EnvPool
+from spot_jax.acting.tasks import TASKS
+from spot_jax.data.load import load
 from spot_jax.methods import METHODS
-from spot_jax.policy import Scaling
-from spot_jax.tasks import TASKS
+from spot_jax.population.members import Member, Population
+from spot_jax.run.finetuning import Collector
+from spot_jax.run.policy import Scaling
+from spot_jax.system.errors import InputError
 
 UNIT = Scaling(np.zeros(1, np.float32), np.ones(1, np.float32), -np.ones(1, np.float32), np.ones(1, np.float32))
 

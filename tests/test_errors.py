@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from spot_jax.errors import InputError, exit_status
+from spot_jax.system.errors import InputError, exit_status
 
 
 def failing(error):

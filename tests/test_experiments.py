@@ -3,9 +3,9 @@
 import pytest
 
 from experiments import antmaze, mujoco, pointmaze
-from spot_jax.config import validate
-from spot_jax.datasets.recipes import RECIPES
-from spot_jax.errors import InputError
+from spot_jax.recipes import RECIPES
+from spot_jax.run.config import validate
+from spot_jax.system.errors import InputError
 
 ALL = [(m, name) for m in (antmaze, mujoco, pointmaze) for name in m.PRESETS]
 

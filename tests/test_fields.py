@@ -5,10 +5,10 @@ import math
 import pytest
 from tiny import tiny
 
-from spot_jax.config import default_config, flattened, lookup, validate
-from spot_jax.errors import InputError
-from spot_jax.fields import FIELDS, problem, shown
 from spot_jax.methods import GRID
+from spot_jax.run.config import default_config, flattened, lookup, validate
+from spot_jax.run.fields import FIELDS, problem, shown
+from spot_jax.system.errors import InputError
 
 NUMBERS = [path for path, field in FIELDS.items() if field.takes.kind in (int, float)]
 MAY_BE_NEGATIVE = ('episodes.min_return', 'rebrac.reward_shift')

@@ -11,15 +11,17 @@ import pytest
 from flax import serialization
 from tiny import ID, tiny
 
-from spot_jax import environments, online, population, restore, training
-from spot_jax.datasets import load
-from spot_jax.errors import InputError
+from spot_jax.acting import environments
+from spot_jax.acting.tasks import TASKS
+from spot_jax.core.train_state import init_adam
+from spot_jax.core.types import unpack
+from spot_jax.data.load import load
 from spot_jax.methods import spot
-from spot_jax.ring_files import RingFiles
-from spot_jax.tasks import TASKS
-from spot_jax.train_state import init_adam
-from spot_jax.types import unpack
-from spot_jax.workdir import read_run
+from spot_jax.population import online, program
+from spot_jax.run import restore, training
+from spot_jax.run.ring_files import RingFiles
+from spot_jax.run.workdir import read_run
+from spot_jax.system.errors import InputError
 
 
 def successes(workdir, seed):
@@ -50,7 +52,7 @@ def by_hand(config, saved):
     """
     o, seed, dataset = config.online, config.seeds[0], load(ID, TASKS['pointmaze'])
     spec = spot.make_spec(config, dataset.observation_dim, dataset.action_dim)
-    fresh = population.init_policies(jnp.array([seed], jnp.uint32), 1, spot.algorithm(spec)).learner
+    fresh = program.init_policies(jnp.array([seed], jnp.uint32), 1, spot.algorithm(spec)).learner
     learner = jax.tree.map(lambda x: jnp.asarray(x[0, 0]), serialization.from_state_dict(fresh, saved['learner']))
     density = jax.tree.map(lambda x: jnp.asarray(x[0]), saved['density_params'])
     if o.reset_optimizers:
@@ -161,7 +163,7 @@ def test_both_phases_in_one_run_and_apart(finished, tmp_path, monkeypatch, capsy
 def test_a_part_goes_on_from_its_members_alone(finished, tmp_path):
     config = tiny(part=(1, 2), **{'online.restore': str(finished), 'seeds': (0, 1)})
     job_spec = spot.make_spec(config, 4, 2)
-    fresh = population.init_policies(jnp.array([1], jnp.uint32), 1, spot.algorithm(job_spec))
+    fresh = program.init_policies(jnp.array([1], jnp.uint32), 1, spot.algorithm(job_spec))
     saved = read_run(finished)[1]
     state, cvaes, _ = restore.restored_policies(config, saved['sha256'], fresh, has_stages=True)
     second = lambda tree: jax.tree.map(lambda x: x[1:], tree)

@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import pytest
 from tiny import tiny
 
-from spot_jax import footprint, memory, training
 from spot_jax.benchmark.phases import data_of_rows, prepare
-from spot_jax.config import validate
-from spot_jax.errors import InputError
-from spot_jax.memory import GIB, Part
 from spot_jax.methods import spot
+from spot_jax.run import footprint, training
+from spot_jax.run.config import validate
+from spot_jax.system import memory
+from spot_jax.system.errors import InputError
+from spot_jax.system.memory import GIB, Part
 
 SIZES = (4, 2)
 

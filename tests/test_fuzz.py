@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 from tiny import tiny
 
 from spot_jax import __main__ as commands
-from spot_jax import evaluate, plot, training
+from spot_jax import evaluate, plot
 from spot_jax.behavior import __main__ as behavior
 from spot_jax.benchmark import __main__ as benchmark
 from spot_jax.benchmark import memory, online
-from spot_jax.config import lookup, validate
 from spot_jax.datasets import __main__ as datasets
-from spot_jax.errors import InputError
-from spot_jax.fields import FIELDS
 from spot_jax.main import cli
+from spot_jax.run import training
+from spot_jax.run.config import lookup, validate
+from spot_jax.run.fields import FIELDS
+from spot_jax.system.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 POINTMAZE = ROOT / 'experiments' / 'pointmaze.py'

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from golden import GOLDEN
 
-from spot_jax import density
-from spot_jax.methods import spot
-from spot_jax.networks import CVAE, Actor, DoubleCritic
-from spot_jax.regularizers import support
-from spot_jax.train_state import TargetTrainState
-from spot_jax.types import Transition
+from spot_jax.core.networks import CVAE, Actor, DoubleCritic
+from spot_jax.core.train_state import TargetTrainState
+from spot_jax.core.types import Transition
+from spot_jax.methods import density, spot
+from spot_jax.methods.regularizers import support
 
 TOLERANCE = {'atol': 1e-5, 'rtol': 1e-5}
 NET = CVAE(3, (16, 16))

@@ -12,10 +12,11 @@ import pytest
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
 
-from spot_jax.datasets import hdf5, load
+from spot_jax.acting.tasks import TASKS
+from spot_jax.data import hdf5
+from spot_jax.data.load import load
 from spot_jax.datasets.__main__ import main
-from spot_jax.errors import InputError
-from spot_jax.tasks import TASKS
+from spot_jax.system.errors import InputError
 
 STEPS = 6
 

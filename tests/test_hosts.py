@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from tiny import tiny
 
-from spot_jax import hosts
-from spot_jax.config import members
-from spot_jax.errors import InputError
+from spot_jax.run import hosts
+from spot_jax.run.config import members
+from spot_jax.system.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 FIELDS = {

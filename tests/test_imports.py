@@ -1,29 +1,16 @@
-"""The layers of the package: a module imports only from those before it."""
+"""The floors of the package: a room (a folder, or a command) imports only from those on the floors before its own."""
 
 import ast
 from pathlib import Path
 
 ORDER = [
-    'errors types sharding workers answers',
-    'arguments memory backend core',
-    'networks train_state tasks checkpoint events specs env_pool scaling',
-    'density environments metrics',
-    'regularizers evaluation folder pictures',
+    'core system',
+    'methods storage acting population',
+    'pictures data',
     'behavior',
-    'datasets',
-    'methods',
-    'fields',
-    'population config',
-    'config_files effects build',
-    'results online footprint',
-    'ring_files curves',
-    'workdir',
-    'restore policy',
-    'scoring finetuning evaluations',
-    'training evaluate plot',
-    'hosts',
-    'usage',
-    'main benchmark',
+    'recipes',
+    'run datasets',
+    'benchmark main evaluate plot',
     '__main__',
 ]
 LAYER = {name: i for i, names in enumerate(ORDER) for name in names.split()}

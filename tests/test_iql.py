@@ -9,11 +9,11 @@ import pytest
 from methods_golden import GOLDEN, TOLERANCE, flax_mlp, stacked, under
 
 from spot_jax.core.method import Data
+from spot_jax.core.networks import MLP, DoubleCritic, GaussianActor
+from spot_jax.core.train_state import TargetTrainState, TrainState
+from spot_jax.core.types import Transition
 from spot_jax.methods import iql
 from spot_jax.methods.iql import IQL, METHOD, Hyperparameters, IQLState
-from spot_jax.networks import MLP, DoubleCritic, GaussianActor
-from spot_jax.train_state import TargetTrainState, TrainState
-from spot_jax.types import Transition
 
 NETS = IQL(
     MLP((16, 16), 1), GaussianActor(3, (16, 16), (-5.0, 2.0), tanh_mean=True), DoubleCritic((16, 16)), schedule_steps=10

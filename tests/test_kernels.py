@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from experiments import antmaze
-from spot_jax import population
 from spot_jax.benchmark import kernels
 from spot_jax.benchmark.phases import data_of_rows, lower, with_settings
-from spot_jax.config import members
 from spot_jax.methods import spot
+from spot_jax.population import program
+from spot_jax.run.config import members
 
 SIZES = (29, 8)
 EXECUTED = {1: 189, 4: 189}  # instructions of a block of AntMaze's policy updates on a CPU by members, as measured
@@ -21,7 +21,7 @@ SLACK = 3
 
 @pytest.mark.parametrize('num_members', EXECUTED)
 def test_a_block_executes_no_more_than_it_did(num_members):
-    steps = 2 * population.MAX_GROUP
+    steps = 2 * program.MAX_GROUP
     config = with_settings(antmaze.get_config(), seeds=tuple(range(num_members)))
     lowered = lower(config, 'policy', SIZES, steps, None)
     counts = kernels.per_block(lowered.compile().as_text(), steps // 2)
@@ -70,9 +70,9 @@ def tiny_phase(precision):
     spec, everyone = spot.make_spec(config, 4, 2), members(config)
     seeds = jnp.zeros(1, jnp.uint32)
     data = data_of_rows(np.random.default_rng(0).normal(size=(50, 12)).astype(np.float32))
-    params = population.init_stage(seeds, spot.cvae_stage(spec)).learner.params
+    params = program.init_stage(seeds, spot.cvae_stage(spec)).learner.params
     algorithm = spot.algorithm(spec)
-    arguments = (population.init_policies(seeds, 1, algorithm), seeds, everyone.hyperparameters(), params, data)
+    arguments = (program.init_policies(seeds, 1, algorithm), seeds, everyone.hyperparameters(), params, data)
     return algorithm, arguments
 
 
@@ -82,7 +82,7 @@ def tiny_phase(precision):
 )
 def test_precision_reaches_every_product(precision, in_program):
     algorithm, arguments = tiny_phase(precision)
-    text = population.policy_phase(algorithm, 4, precision).lower(*arguments).as_text()
+    text = program.policy_phase(algorithm, 4, precision).lower(*arguments).as_text()
     products = [line for line in text.splitlines() if 'dot_general' in line]
     assert len(products) >= 20
     assert all(re.findall(r'precision = \[(\w+), (\w+)\]', line) == [(in_program,) * 2] for line in products)
@@ -91,8 +91,8 @@ def test_precision_reaches_every_product(precision, in_program):
 def test_float32_changes_nothing_on_a_cpu():
     algorithm, arguments = tiny_phase('float32')
     copy = lambda: jax.tree.map(jnp.copy, arguments[0])
-    explicit, _ = population.policy_phase(algorithm, 10)(copy(), *arguments[1:])
-    default, _ = population.policy_phase(algorithm, 10, None)(copy(), *arguments[1:])
+    explicit, _ = program.policy_phase(algorithm, 10)(copy(), *arguments[1:])
+    default, _ = program.policy_phase(algorithm, 10, None)(copy(), *arguments[1:])
     for a, b in zip(jax.tree.leaves(explicit), jax.tree.leaves(default), strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spot_jax import population
 from spot_jax.benchmark.phases import data_of_rows
+from spot_jax.core.networks import CVAE, Actor, DoubleCritic
 from spot_jax.methods import spot
-from spot_jax.networks import CVAE, Actor, DoubleCritic
-from spot_jax.regularizers import REGULARIZERS
+from spot_jax.methods.regularizers import REGULARIZERS
+from spot_jax.population import program
 
 
 @pytest.mark.parametrize(
@@ -35,11 +35,11 @@ def test_learned_action(name, weight, low, high):
     params = None
     if algorithm.regularizer.uses_density:
         stage = spot.cvae_stage(spec)
-        cvaes = population.init_stage(seeds, stage)
-        cvaes, _ = population.stage_phase(stage, 1500)(cvaes, seeds, hypers, None, data)
+        cvaes = program.init_stage(seeds, stage)
+        cvaes, _ = program.stage_phase(stage, 1500)(cvaes, seeds, hypers, None, data)
         params = cvaes.learner.params
-    state = population.init_policies(seeds, 1, spot.algorithm(spec))
-    state, _ = population.policy_phase(spot.algorithm(spec), 1500)(state, seeds, hypers, params, data)
+    state = program.init_policies(seeds, 1, spot.algorithm(spec))
+    state, _ = program.policy_phase(spot.algorithm(spec), 1500)(state, seeds, hypers, params, data)
     params = jax.tree.map(lambda x: x[0, 0], state.learner.actor.params)
     learned = algorithm.actor.apply(params, data.rows[:200, :2])
     assert low <= learned.mean() <= high

@@ -6,15 +6,15 @@ import minari
 import numpy as np
 import pytest
 
-from spot_jax import environments
+from spot_jax.acting import environments
+from spot_jax.acting.tasks import TASKS
 from spot_jax.behavior import policy as policies
 from spot_jax.behavior import settings, training
-from spot_jax.datasets import load, locomotion, parallel
+from spot_jax.core.types import unpack
+from spot_jax.data.load import load
 from spot_jax.datasets.__main__ import main
-from spot_jax.datasets.recipes import RECIPES, generate
-from spot_jax.errors import InputError
-from spot_jax.tasks import TASKS
-from spot_jax.types import unpack
+from spot_jax.recipes import RECIPES, generate, locomotion, parallel
+from spot_jax.system.errors import InputError
 
 TASK = TASKS['locomotion']
 

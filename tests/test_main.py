@@ -19,11 +19,13 @@ from gymnasium.spaces import Box
 from minari.data_collector import EpisodeBuffer
 from tiny import ID, tiny
 
-from spot_jax import density, evaluate, policy, scoring, training
-from spot_jax.config import members, validate
-from spot_jax.errors import InputError
-from spot_jax.networks import CVAE
-from spot_jax.workdir import read_run
+from spot_jax import evaluate
+from spot_jax.core.networks import CVAE
+from spot_jax.methods import density
+from spot_jax.run import policy, scoring, training
+from spot_jax.run.config import members, validate
+from spot_jax.run.workdir import read_run
+from spot_jax.system.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures('data')

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from tiny import tiny
 
-from spot_jax import config, effects, policy, training
-from spot_jax.build import build
 from spot_jax.core.fields import Field
-from spot_jax.errors import InputError
-from spot_jax.fields import FIELDS
 from spot_jax.methods import GRID, METHODS, hyperparameters, options, path_of
+from spot_jax.run import config, effects, policy, training
+from spot_jax.run.build import build
+from spot_jax.run.fields import FIELDS
+from spot_jax.system.errors import InputError
 
 pytestmark = pytest.mark.usefixtures('data')
 

@@ -4,7 +4,7 @@ import builtins
 
 import pytest
 
-from spot_jax.metrics import MetricWriter
+from spot_jax.storage.metrics import MetricWriter
 
 COLUMNS = ['phase', 'gradient_steps', 'member', 'training/q', 'evaluation/return']
 ROWS = [{'phase': 'offline', 'gradient_steps': n, 'member': 0, 'training/q': n / 4} for n in (10, 20)]

@@ -19,12 +19,14 @@ from moody import FOREVER, OBSERVATION, Moody, hang
 from test_main import assert_same_run
 from tiny import tiny
 
-from spot_jax import answers, env_pool, environments, evaluation, evaluations, finetuning, training, workers
-from spot_jax.datasets.recipes import generate
-from spot_jax.env_pool import EnvPool, StoppedError, WorkerRestartedError
-from spot_jax.errors import InputError
-from spot_jax.ring_files import RingFiles
-from spot_jax.workdir import read_run
+from spot_jax.acting import answers, env_pool, environments, evaluation
+from spot_jax.acting.env_pool import EnvPool, StoppedError, WorkerRestartedError
+from spot_jax.recipes import generate
+from spot_jax.run import evaluations, finetuning, training
+from spot_jax.run.ring_files import RingFiles
+from spot_jax.run.workdir import read_run
+from spot_jax.system import workers
+from spot_jax.system.errors import InputError
 
 ZERO = np.zeros(1, int)
 
@@ -192,7 +194,7 @@ KILLED = """
 import sys, time
 from functools import partial
 import numpy as np
-from spot_jax.env_pool import EnvPool
+from spot_jax.acting.env_pool import EnvPool
 sys.path.insert(0, {tests!r})
 from moody import Moody, hang
 ZERO = np.zeros(1, int)
@@ -223,8 +225,8 @@ NO_GUARD = """
 from pathlib import Path
 import gymnasium
 import numpy as np
-from spot_jax.env_pool import EnvPool
-from spot_jax.errors import exit_status
+from spot_jax.acting.env_pool import EnvPool
+from spot_jax.system.errors import exit_status
 with Path({log!r}).open('a') as file:
     file.write('x')
 def body():

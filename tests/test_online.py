@@ -6,16 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spot_jax import finetuning, online, policy, population, sharding
+from spot_jax.acting.tasks import TASKS
 from spot_jax.benchmark.phases import data_of_rows
-from spot_jax.config import Member, Population
-from spot_jax.errors import InputError
+from spot_jax.core.networks import CVAE, Actor, DoubleCritic
+from spot_jax.core.types import unpack
 from spot_jax.methods import METHODS, spot
-from spot_jax.networks import CVAE, Actor, DoubleCritic
-from spot_jax.regularizers import REGULARIZERS
-from spot_jax.ring_files import RingFiles
-from spot_jax.tasks import TASKS
-from spot_jax.types import unpack
+from spot_jax.methods.regularizers import REGULARIZERS
+from spot_jax.population import online, program, sharding
+from spot_jax.population.members import Member, Population
+from spot_jax.run import finetuning, policy
+from spot_jax.run.ring_files import RingFiles
+from spot_jax.system.errors import InputError
 
 OPTIONS = online.Options(True, None, 0.2, 100, 0.1, ('regularizer_weight',))
 
@@ -89,8 +90,8 @@ def test_block_equals_updates_written_by_hand():
     rows, new = (jnp.array(rng.uniform(-1, 1, (n, 10)), jnp.float32) for n in (30, 12))
     seeds, settings = jnp.array([5], jnp.uint32), (0.5, 1e-3, 1e-3, 0.9, 0.5, 0.1, 0.2, 0.5)
     hypers = spot.Hyperparameters(*(jnp.full((1, 1), x) for x in settings))
-    params = population.init_stage(seeds, spot.cvae_stage(spec)).learner.params
-    state = population.init_policies(seeds, 1, spot.algorithm(spec))
+    params = program.init_stage(seeds, spot.cvae_stage(spec)).learner.params
+    state = program.init_policies(seeds, 1, spot.algorithm(spec))
     expected = jax.tree.map(lambda x: x[0, 0], state.learner)
     ring = online.empty_ring((1, 1), 12, 10)
     phase = online.online_phase(spot.algorithm(spec), 16, OPTIONS, sharding.grid_mesh((1, 1), jax.devices()))

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spot_jax import curves, environments, evaluate, pictures, plot
-from spot_jax.errors import InputError
+from spot_jax import evaluate, plot
+from spot_jax.acting import environments
+from spot_jax.acting.tasks import TASKS
 from spot_jax.methods.spot import Hyperparameters
-from spot_jax.tasks import TASKS
+from spot_jax.pictures import curves, mazes, style
+from spot_jax.system.errors import InputError
 
 RETURN, SUCCESS = 'evaluation/return', 'evaluation/success_rate'
 
@@ -77,7 +79,7 @@ def test_walls_lie_on_the_cells_of_the_maze():
     env = environments.make(gym.spec('spot_jax/PointMaze-Large-v0'), TASKS['pointmaze'])
     maze = env.unwrapped.maze
     cells = [(i, j) for i, row in enumerate(maze.maze_map) for j, cell in enumerate(row) if cell == 1]
-    centres = pictures.wall_corners(maze) + maze.maze_size_scaling / 2
+    centres = mazes.wall_corners(maze) + maze.maze_size_scaling / 2
     np.testing.assert_allclose(centres, [maze.cell_rowcol_to_xy(cell) for cell in cells])
     env.close()
 
@@ -117,8 +119,8 @@ def test_rollouts_are_the_episodes_of_evaluate(finished, capsys):
     assert len(np.unique(starts, axis=0)) == 12
     np.testing.assert_allclose(played.goals, np.tile(played.maze.cell_rowcol_to_xy((3, 1)), (12, 1)))
     for number in (1, 2, 4):
-        figure = pictures.draw_rollouts([played] * number)
-        pictures.png(figure)
+        figure = mazes.draw_rollouts([played] * number)
+        style.png(figure)
         assert all(axes.title.get_window_extent().y1 < figure.bbox.height for axes in figure.axes)
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import spot_jax
-from spot_jax import config, policy, scoring, training
+from spot_jax.run import config, policy, scoring, training
 
 
 def test_public_names():

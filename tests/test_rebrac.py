@@ -9,10 +9,10 @@ from methods_golden import GOLDEN, TOLERANCE, flax_mlp, under
 from one_member import hyperparameters, one_step_episodes, options, pack, train
 
 from spot_jax.core.method import Data
+from spot_jax.core.train_state import TargetTrainState
+from spot_jax.core.types import Transition, unpack
 from spot_jax.methods import rebrac
 from spot_jax.methods.rebrac import METHOD, Drawn, ReBRACState
-from spot_jax.train_state import TargetTrainState
-from spot_jax.types import Transition, unpack
 
 DENSE = [f'Dense_{i}' for i in range(4)]
 

@@ -11,18 +11,20 @@ import numpy as np
 import pytest
 
 from spot_jax.methods.spot import Hyperparameters
-from spot_jax.population import PhaseState
-from spot_jax.sharding import grid_mesh, in_turns, split
+from spot_jax.population.program import PhaseState
+from spot_jax.population.sharding import grid_mesh, in_turns, split
 
 PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np
 jax.config.update('jax_num_cpu_devices', 3)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 from tiny import tiny
-from spot_jax import online, population, sharding
+from spot_jax.population import online
+from spot_jax.population import program
+from spot_jax.population import sharding
 from spot_jax.benchmark.phases import data_of_rows
 from spot_jax.methods import spot
-from spot_jax.config import members
+from spot_jax.run.config import members
 data = data_of_rows(np.random.default_rng(0).uniform(-1, 1, (50, 12)).astype(np.float32))
 for changes in (
     {'seeds': (0, 1, 2, 3)},
@@ -35,11 +37,11 @@ for changes in (
     algorithm, stage = spot.algorithm(spec), spot.cvae_stage(spec)
     found = []
     for devices, at_once in ((jax.devices()[:1], 8), (jax.devices(), 1)):
-        cvaes, _ = population.stage_phase(stage, 10, devices=devices, at_once=at_once)(
-            population.init_stage(seeds, stage), seeds, hypers, None, data
+        cvaes, _ = program.stage_phase(stage, 10, devices=devices, at_once=at_once)(
+            program.init_stage(seeds, stage), seeds, hypers, None, data
         )
-        phase = population.policy_phase(algorithm, 10, devices=devices, at_once=at_once)
-        state = sharding.replicate(population.init_policies(seeds, everyone.shape[1], algorithm), devices)
+        phase = program.policy_phase(algorithm, 10, devices=devices, at_once=at_once)
+        state = sharding.replicate(program.init_policies(seeds, everyone.shape[1], algorithm), devices)
         for _ in range(2):
             state, metrics = phase(state, seeds, hypers, cvaes.learner.params, data)
         assert (int(state.block), phase._cache_size()) == (10, 1)
@@ -51,7 +53,7 @@ new = jnp.array(np.random.default_rng(1).uniform(-1, 1, (4, 2, *everyone.shape, 
 found = []
 for devices in (jax.devices()[:1], jax.devices()):
     mesh = sharding.grid_mesh(everyone.shape, devices)
-    policies = population.init_policies(seeds, everyone.shape[1], algorithm)
+    policies = program.init_policies(seeds, everyone.shape[1], algorithm)
     arguments = (policies, online.empty_ring(everyone.shape, 6, 12), seeds, hypers, cvaes.learner.params, data)
     state, ring, *fixed = online.place(mesh, *arguments)
     update, add = online.online_phase(algorithm, 16, options, mesh), online.adder(mesh)

@@ -13,12 +13,14 @@ from minari.data_collector import EpisodeBuffer
 from minari.storage import get_dataset_path
 from tiny import tiny
 
-from spot_jax import environments, evaluate, training
+from spot_jax import evaluate
+from spot_jax.acting import environments
+from spot_jax.acting.tasks import TASKS
+from spot_jax.data.load import open_minari
 from spot_jax.datasets.__main__ import main as datasets
-from spot_jax.datasets.load import open_minari
-from spot_jax.errors import InputError
-from spot_jax.policy import Scaling
-from spot_jax.tasks import TASKS
+from spot_jax.run import training
+from spot_jax.run.policy import Scaling
+from spot_jax.system.errors import InputError
 
 TASK = TASKS['locomotion']
 ID = 'toy/hostile-v0'
@@ -132,8 +134,25 @@ def test_arguments_and_time_limit_are_the_recorded_ones(registered, capsys):
     assert 'toy/Endless-v0 has no time limit: its episodes are cut after 5 steps' in capsys.readouterr().err
 
 
+def test_names_of_this_packages_modules_may_have_changed_since():
+    registered = gym.registry['spot_jax/PointMaze-UMaze-v0']
+    older = WrapperSpec('PinnedGoal', 'spot_jax.environments:PinnedGoal', None)
+    kwargs = {'name': 'UMaze'}
+    spec = EnvSpec(registered.id, 'spot_jax.environments:point_maze', kwargs=kwargs, additional_wrappers=(older,))
+    environments.make(spec, TASKS['pointmaze']).close()
+    for entry_point in ('spot_jax.environments:ant_maze', 'spot_jax_2.environments:point_maze'):
+        with pytest.raises(InputError, match='records the entry point'):
+            environments.make(EnvSpec(registered.id, entry_point, kwargs=kwargs), TASKS['pointmaze'])
+    other = WrapperSpec('PinnedGoal', 'other.environments:PinnedGoal', None)
+    with pytest.raises(InputError, match='records wrappers'):
+        environments.make(
+            EnvSpec(registered.id, registered.entry_point, kwargs=kwargs, additional_wrappers=(other,)),
+            TASKS['pointmaze'],
+        )
+
+
 def test_what_an_entry_point_wraps_itself_is_no_wrapper_of_the_dataset():
-    spec = gym.make('spot_jax/PointMaze-UMaze-v0').spec
+    spec = gym.environments.make('spot_jax/PointMaze-UMaze-v0').spec
     assert spec.additional_wrappers
     environments.make(EnvSpec.from_json(spec.to_json()), TASKS['pointmaze']).close()
 

@@ -14,13 +14,14 @@ import h5py
 import numpy as np
 import pytest
 
-from spot_jax.datasets import parallel, store
+from spot_jax.data import store
+from spot_jax.data.download import download
+from spot_jax.data.load import open_minari
+from spot_jax.data.store import Request, new_dataset, resumable
 from spot_jax.datasets.__main__ import main
-from spot_jax.datasets.download import download
 from spot_jax.datasets.listing import show_all
-from spot_jax.datasets.load import open_minari
-from spot_jax.datasets.store import Request, new_dataset, resumable
-from spot_jax.errors import InputError
+from spot_jax.recipes import parallel
+from spot_jax.system.errors import InputError
 
 ID = 'toy/sets/some-v0'
 
@@ -134,7 +135,7 @@ def test_a_full_disk_leaves_no_namespaces(folder, monkeypatch):
     def full(path, data):
         raise InputError('full')
 
-    monkeypatch.setattr('spot_jax.checkpoint.write_atomically', full)
+    monkeypatch.setattr('spot_jax.storage.checkpoint.write_atomically', full)
     with pytest.raises(InputError, match='full'):
         make()
     assert tree(folder) == []
@@ -246,7 +247,7 @@ def test_a_process_that_dies_is_named(tmp_path):
 # An import that stops in the middle, until a signal comes.
 STUCK = """
 import itertools, runpy, sys, time
-from spot_jax.datasets import d4rl
+from spot_jax.data import d4rl
 read, reads = d4rl.read, itertools.count()
 d4rl.read = lambda *args, **options: time.sleep(600 if next(reads) == 20 else 0) or read(*args, **options)
 sys.argv = ['datasets', *sys.argv[1:]]

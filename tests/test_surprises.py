@@ -13,10 +13,10 @@ import pytest
 from tiny import tiny
 
 import spot_jax
-from spot_jax import config_files
-from spot_jax.datasets.load import open_minari
-from spot_jax.env_pool import EnvPool
-from spot_jax.errors import InputError
+from spot_jax.acting.env_pool import EnvPool
+from spot_jax.data.load import open_minari
+from spot_jax.run import config_files
+from spot_jax.system.errors import InputError
 
 
 @pytest.mark.parametrize('module', ['spot_jax.main', 'spot_jax.datasets'])

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spot_jax import population
 from spot_jax.benchmark.phases import data_of_rows
+from spot_jax.core.networks import CVAE, Actor, DoubleCritic
+from spot_jax.core.train_state import TargetTrainState
+from spot_jax.core.types import Transition
 from spot_jax.methods import spot
-from spot_jax.networks import CVAE, Actor, DoubleCritic
-from spot_jax.regularizers import REGULARIZERS
-from spot_jax.train_state import TargetTrainState
-from spot_jax.types import Transition
+from spot_jax.methods.regularizers import REGULARIZERS
+from spot_jax.population import program
 
 HYPERS = spot.Hyperparameters(*map(jnp.float32, (0.5, 1e-3, 1e-3, 0.9, 0.5, 0.1, 0.2, 0.5)))
 
@@ -110,10 +110,10 @@ def policy_run(seeds, weights, steps=20, bad_lr=None):
     seeds = jnp.array(seeds)
     rng = np.random.default_rng(0)
     data = data_of_rows(rng.uniform(-1, 1, (100, 10)).astype(np.float32))
-    cvaes = population.init_stage(seeds, spot.cvae_stage(spec))
-    cvaes, _ = population.stage_phase(spot.cvae_stage(spec), 10)(cvaes, seeds, hypers, None, data)
-    state = population.init_policies(seeds, len(weights), spot.algorithm(spec))
-    return population.policy_phase(spot.algorithm(spec), steps)(state, seeds, hypers, cvaes.learner.params, data)
+    cvaes = program.init_stage(seeds, spot.cvae_stage(spec))
+    cvaes, _ = program.stage_phase(spot.cvae_stage(spec), 10)(cvaes, seeds, hypers, None, data)
+    state = program.init_policies(seeds, len(weights), spot.algorithm(spec))
+    return program.policy_phase(spot.algorithm(spec), steps)(state, seeds, hypers, cvaes.learner.params, data)
 
 
 def test_member_equals_single_run():

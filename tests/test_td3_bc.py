@@ -7,11 +7,11 @@ import numpy as np
 from methods_golden import GOLDEN, TOLERANCE, stacked, torch_mlp
 from one_member import hyperparameters, one_step_episodes, options, pack, recorded_rows, several_settings, train
 
+from spot_jax.core.networks import Actor, DoubleCritic
+from spot_jax.core.train_state import TargetTrainState
+from spot_jax.core.types import Transition, unpack
 from spot_jax.methods import spot, td3_bc
-from spot_jax.networks import Actor, DoubleCritic
-from spot_jax.regularizers import bc, none
-from spot_jax.train_state import TargetTrainState
-from spot_jax.types import Transition, unpack
+from spot_jax.methods.regularizers import bc, none
 
 ALGORITHM = td3_bc.METHOD.make(options(td3_bc.METHOD, hidden_dims=(16, 16)), 5, 3)
 PARTS = spot.TD3(Actor(3, (16, 16)), DoubleCritic((16, 16)), none())

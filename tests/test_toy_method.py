@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spot_jax import population
-from spot_jax.build import data_of
+from spot_jax.acting.scaling import Scaling
 from spot_jax.core.method import Algorithm, Stage
 from spot_jax.core.sampling import uniform_indices
-from spot_jax.datasets import Dataset
-from spot_jax.policy import Actors
-from spot_jax.scaling import Scaling
+from spot_jax.data.load import Dataset
+from spot_jax.population import program
+from spot_jax.run.build import data_of
+from spot_jax.run.policy import Actors
 
 K = 3  # steps of a window
 
@@ -87,18 +87,18 @@ def test_stages_steps_windows_and_returns_to_go():
     seeds, hypers = jnp.array([0, 1], jnp.uint32), Hyperparameters(jnp.array([[1.0, 2.0, 3.0]] * 2))
     shared = None
     for index, stage in enumerate(STAGES):
-        state = population.init_stage(seeds, stage, index)
-        state, _ = population.stage_phase(stage, 4, index)(state, seeds, hypers, shared, DATA)
+        state = program.init_stage(seeds, stage, index)
+        state, _ = program.stage_phase(stage, 4, index)(state, seeds, hypers, shared, DATA)
         shared = stage.result(state.learner, shared)
     np.testing.assert_array_equal(shared['b'], [16.0, 16.0])  # four steps of four
-    run, state = population.policy_phase(ALGORITHM, 4), population.init_policies(seeds, 3, ALGORITHM)
+    run, state = program.policy_phase(ALGORITHM, 4), program.init_policies(seeds, 3, ALGORITHM)
     for _ in range(2):
         state, metrics = run(state, seeds, hypers, shared, DATA)
     np.testing.assert_array_equal(state.learner, [[28.0, 56.0, 84.0]] * 2)  # 0 + 1 + ... + 7
     means = {name: np.unique(x).tolist() for name, x in metrics.items()}
     assert means == {'inside': [1], 'real': [0], 'following': [0], 'togo': [0]}
 
-    policies = population.policies_of(ALGORITHM, state.learner, shared, hypers)
+    policies = program.policies_of(ALGORITHM, state.learner, shared, hypers)
     assert {name: x.tolist() for name, x in policies.items()} == {
         'w': [28, 56, 84] * 2,
         'b': [16] * 6,

@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from spot_jax.train_state import TrainState
+from spot_jax.core.train_state import TrainState
 
 PARAMS = {'w': np.float32([1.0, -2.0]), 'b': np.float32(0.5)}
 GRADS = [{'w': np.float32([3.0, 0.0]), 'b': np.float32(4.0)}, {'w': np.float32([0.1, -0.2]), 'b': np.float32(0.05)}]

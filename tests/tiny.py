@@ -1,6 +1,6 @@
 """The settings of a run that takes seconds, most of them to compile."""
 
-from spot_jax.config import default_config
+from spot_jax.run.config import default_config
 
 ID = 'spot_jax/pointmaze/umaze-v0'
 

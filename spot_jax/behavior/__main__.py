@@ -8,10 +8,10 @@ import os
 import sys
 from pathlib import Path
 
-from spot_jax.arguments import MAX_SEED, Parser, whole
 from spot_jax.behavior.curves import plot
 from spot_jax.behavior.settings import SETTINGS
 from spot_jax.behavior.ship import ship
+from spot_jax.system.arguments import MAX_SEED, Parser, whole
 
 MAX_STEPS = 10**9 - 1  # counters are int32
 

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 from spot_jax.behavior.policy import bounded
-from spot_jax.errors import InputError
+from spot_jax.system.errors import InputError
 
 Act = Callable[[np.ndarray], np.ndarray]  # observations [K, O] to actions [K, A] in [-1, 1]
 

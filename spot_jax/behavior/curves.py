@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from spot_jax.acting.tasks import REFERENCE_RETURNS, family
 from spot_jax.behavior.settings import MEDIUM_SHARES
-from spot_jax.checkpoint import write_atomically
-from spot_jax.errors import InputError, first_line
-from spot_jax.pictures import COLORS, plain, png
-from spot_jax.tasks import REFERENCE_RETURNS, family
+from spot_jax.pictures.style import COLORS, plain, png
+from spot_jax.storage.checkpoint import write_atomically
+from spot_jax.system.errors import InputError, first_line
 
 
 def read_curve(workdir: Path) -> tuple[str, np.ndarray]:

@@ -7,10 +7,10 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 
+from spot_jax.acting.environments import ANT_MAZES, GOAL_RADIUS
 from spot_jax.behavior.ant import FRAME_SKIP, UPRIGHT, bearing, goal_features, torques, up
 from spot_jax.behavior.planner import Cell, plan
 from spot_jax.behavior.policy import Policy
-from spot_jax.environments import ANT_MAZES, GOAL_RADIUS
 
 ACTION_NOISE = 0.2  # standard deviation, of actions in [-1, 1]
 WAYPOINT_RADIUS = 0.7  # metres

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from spot_jax.errors import InputError, first_line
+from spot_jax.system.errors import InputError, first_line
 
 WEIGHTS = Path(__file__).with_name('weights')
 LOG_STD_RANGE = (-5.0, 2.0)

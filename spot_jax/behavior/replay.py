@@ -8,7 +8,7 @@ from flax import struct
 
 from spot_jax.behavior import sac as sac_lib
 from spot_jax.behavior.sac import SAC, SACState
-from spot_jax.types import Array, Metrics, unpack
+from spot_jax.core.types import Array, Metrics, unpack
 
 
 class Ring(struct.PyTreeNode):

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from flax import struct
 
 from spot_jax.behavior.policy import LOG_STD_RANGE
-from spot_jax.networks import MLP, DoubleCritic
-from spot_jax.train_state import TargetTrainState, TrainState
-from spot_jax.types import Array, Metrics, Params, Transition
+from spot_jax.core.networks import MLP, DoubleCritic
+from spot_jax.core.train_state import TargetTrainState, TrainState
+from spot_jax.core.types import Array, Metrics, Params, Transition
 
 
 class SAC(NamedTuple):

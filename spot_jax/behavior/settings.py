@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from spot_jax.tasks import REFERENCE_RETURNS, family
+from spot_jax.acting.tasks import REFERENCE_RETURNS, family
 
 MEDIUM_SHARES = (1 / 3, 1 / 2)  # of D4RL's expert return: `medium` is the first policy between them
 

@@ -9,12 +9,12 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 
-from spot_jax import environments
+from spot_jax.acting import environments
 from spot_jax.behavior.driver import ACTION_NOISE, trips
 from spot_jax.behavior.policy import WEIGHTS, Policy, read
 from spot_jax.behavior.settings import SETTINGS
-from spot_jax.checkpoint import write_atomically
-from spot_jax.errors import InputError, first_line
+from spot_jax.storage.checkpoint import write_atomically
+from spot_jax.system.errors import InputError, first_line
 
 SEED = 20_000  # of the first episode: no training or evaluation during training uses it
 EPISODES = 100

@@ -17,18 +17,18 @@ from flax import serialization
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from spot_jax import checkpoint, folder
-from spot_jax.backend import require_device
+from spot_jax.acting.evaluation import Evaluator
 from spot_jax.behavior import sac as sac_lib
 from spot_jax.behavior.collect import Act, Collector, Episode, make_environment, restored, saved
 from spot_jax.behavior.policy import Policy
 from spot_jax.behavior.replay import Ring, add, chunk_fn, empty_ring
 from spot_jax.behavior.sac import SAC, SACState
 from spot_jax.behavior.settings import Settings
-from spot_jax.errors import InputError
-from spot_jax.evaluation import Evaluator
-from spot_jax.metrics import MetricWriter
-from spot_jax.networks import MLP, DoubleCritic
+from spot_jax.core.networks import MLP, DoubleCritic
+from spot_jax.storage import checkpoint, folder
+from spot_jax.storage.metrics import MetricWriter
+from spot_jax.system.backend import require_device
+from spot_jax.system.errors import InputError
 
 # Streams of a seed's random numbers.
 INIT, TRAIN, WARM_UP, EXPLORE, EVALUATE = range(5)

@@ -18,14 +18,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from spot_jax.arguments import Parser, several, whole
 from spot_jax.benchmark import gpu, kernels, rounding, scaling
 from spot_jax.benchmark.phases import Case, case, data_of_rows, random_rows, update_flops, with_settings
 from spot_jax.benchmark.timing import measure
-from spot_jax.config_files import read_config
-from spot_jax.errors import InputError
 from spot_jax.methods import spot
-from spot_jax.pictures import png
+from spot_jax.pictures.style import png
+from spot_jax.run.config_files import read_config
+from spot_jax.system.arguments import Parser, several, whole
+from spot_jax.system.errors import InputError
 
 NO_TORCH = "the baseline needs torch: pip install '.[benchmark]', or leave it out with --no-torch"
 

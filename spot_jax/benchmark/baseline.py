@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from spot_jax.core.types import Params
 from spot_jax.methods.spot import Spec
-from spot_jax.types import Params
 
 LOG_STD_RANGE = (-4.0, 15.0)
 

@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from spot_jax.arguments import Parser, whole
 from spot_jax.benchmark.online import Loops
-from spot_jax.config_files import read_config
-from spot_jax.ring_files import RingFiles
+from spot_jax.run.config_files import read_config
+from spot_jax.run.ring_files import RingFiles
+from spot_jax.system.arguments import Parser, whole
 
 MIB = 2**20
 

@@ -21,16 +21,17 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from spot_jax import environments, online, population, sharding
-from spot_jax.arguments import Parser, several, whole
+from spot_jax.acting import environments
+from spot_jax.acting.scaling import Scaling
+from spot_jax.acting.tasks import task_of
 from spot_jax.benchmark.phases import TRANSITIONS, data_of_rows, random_rows
-from spot_jax.config import members
-from spot_jax.config_files import read_config
-from spot_jax.finetuning import Collector, options_of
 from spot_jax.methods import spot
-from spot_jax.policy import snapshot
-from spot_jax.scaling import Scaling
-from spot_jax.tasks import task_of
+from spot_jax.population import online, program, sharding
+from spot_jax.run.config import members
+from spot_jax.run.config_files import read_config
+from spot_jax.run.finetuning import Collector, options_of
+from spot_jax.run.policy import snapshot
+from spot_jax.system.arguments import Parser, several, whole
 
 CAPACITY = 10_000  # of the ring: its size changes no speed
 BLOCKS = 64  # of one round with one member; with M members, BLOCKS / M of them, at least 8
@@ -64,10 +65,10 @@ class Loops:
         self.seeds = jnp.arange(num_members, dtype=jnp.uint32)
         row_size = 2 * observation_dim + len(low) + 2
         rows = data_of_rows(np.resize(random_rows(spec), (transitions, row_size)))
-        density = population.init_stage(self.seeds, cvae).learner.params
+        density = program.init_stage(self.seeds, cvae).learner.params
         mesh = sharding.grid_mesh(self.shape, jax.local_devices())
         state, ring = (
-            population.init_policies(self.seeds, 1, algorithm),
+            program.init_policies(self.seeds, 1, algorithm),
             online.empty_ring(self.shape, capacity, row_size),
         )
         placed = online.place(mesh, state, ring, self.seeds, people.hyperparameters(), density, rows)

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from spot_jax import population
 from spot_jax.benchmark import flops
-from spot_jax.config import members
 from spot_jax.core.method import Data
 from spot_jax.methods import spot
 from spot_jax.methods.spot import Spec
+from spot_jax.population import program
+from spot_jax.run.config import members
 
 TRANSITIONS = 100_000
 
@@ -62,15 +62,15 @@ def prepare(
     seeds, options = everyone.seeds(), {'precision': config.precision, 'at_once': at_once}
 
     def arguments() -> tuple[Any, ...]:
-        cvaes = population.init_stage(seeds, cvae)
+        cvaes = program.init_stage(seeds, cvae)
         if phase == 'cvae':
             return cvaes, seeds, everyone.hyperparameters(), None
-        policies = population.init_policies(seeds, everyone.shape[1], algorithm)
+        policies = program.init_policies(seeds, everyone.shape[1], algorithm)
         return policies, seeds, everyone.hyperparameters(), cvaes.learner.params
 
     if phase == 'cvae':
-        return population.stage_phase(cvae, steps, **options), arguments
-    return population.policy_phase(algorithm, steps, **options), arguments
+        return program.stage_phase(cvae, steps, **options), arguments
+    return program.policy_phase(algorithm, steps, **options), arguments
 
 
 def lower(config: ConfigDict, phase: str, sizes: tuple[int, int], steps: int, sharding: Any) -> Any:

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from spot_jax import networks
 from spot_jax.benchmark.phases import data_of_rows, prepare, random_rows, with_settings
+from spot_jax.core import networks
+from spot_jax.core.types import Array, Params
 from spot_jax.methods import spot
-from spot_jax.types import Array, Params
 
 MANTISSA_BITS = {'float32': 23, 'tensorfloat32': 10, 'bfloat16': 7}  # all have eight bits of exponent
 

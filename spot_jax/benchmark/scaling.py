@@ -7,10 +7,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from ml_collections import ConfigDict
 
-from spot_jax import pictures
 from spot_jax.benchmark.phases import Case, case, data_of_rows, random_rows, update_flops, with_settings
 from spot_jax.benchmark.timing import measure
 from spot_jax.methods import spot
+from spot_jax.pictures import style
 
 AXES = {  # what is changed, its values, and the fields it sets
     'members': ((1, 4, 16, 64), lambda n: {'seeds': tuple(range(n))}),
@@ -69,15 +69,15 @@ def draw(figures: list[dict[str, Any]]) -> Figure:
     for axes, axis in zip(panels, AXES, strict=True):
         rows = [row for row in figures if row['axis'] == axis]
         values = [row['value'] for row in rows]
-        axes.plot(values, [row['ms'] for row in rows], color=pictures.COLORS[0], marker='o', markersize=4)
-        axes.plot(values, [row['ms_of_products'] for row in rows], color=pictures.COLORS[1], linestyle='--')
+        axes.plot(values, [row['ms'] for row in rows], color=style.COLORS[0], marker='o', markersize=4)
+        axes.plot(values, [row['ms_of_products'] for row in rows], color=style.COLORS[1], linestyle='--')
         axes.set(xscale='log', yscale='log', xlabel=axis, xticks=values, xticklabels=values)
         axes.minorticks_off()
-        pictures.plain(axes)
+        style.plain(axes)
     panels[0].set_ylabel('one update of all members (ms)')
     handles = [
-        Line2D([], [], color=pictures.COLORS[0], marker='o', markersize=4, label='measured'),
-        Line2D([], [], color=pictures.COLORS[1], linestyle='--', label="its products at the device's matmul rate"),
+        Line2D([], [], color=style.COLORS[0], marker='o', markersize=4, label='measured'),
+        Line2D([], [], color=style.COLORS[1], linestyle='--', label="its products at the device's matmul rate"),
     ]
-    pictures.legend(figure, handles, 2)
+    style.legend(figure, handles, 2)
     return figure

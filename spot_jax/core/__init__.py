@@ -1,1 +1,1 @@
-"""What every other part stands on: types, networks, optimisers, and what a method is."""
+"""What every method stands on: types, networks, optimisers, minibatches, and what a method is."""

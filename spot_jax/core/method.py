@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from spot_jax.core.fields import Field
-from spot_jax.types import Array, Metrics, Params
+from spot_jax.core.types import Array, Metrics, Params
 
 
 class Data(NamedTuple):

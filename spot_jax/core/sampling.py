@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from spot_jax.types import Array
+from spot_jax.core.types import Array
 
 
 def uniform_indices(key: Array, shape: tuple[int, ...], size: int) -> Array:

@@ -4,11 +4,11 @@ import signal
 import sys
 from pathlib import Path
 
-from spot_jax.arguments import MAX_SEED, Parser, whole
-from spot_jax.datasets.d4rl import import_d4rl
+from spot_jax.data.d4rl import import_d4rl
 from spot_jax.datasets.listing import show_all
-from spot_jax.datasets.recipes import MAX_TRANSITIONS, generate
 from spot_jax.datasets.show import show
+from spot_jax.recipes import MAX_TRANSITIONS, generate
+from spot_jax.system.arguments import MAX_SEED, Parser, whole
 
 
 def main(argv: list[str] | None = None) -> int:

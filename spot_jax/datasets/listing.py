@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from spot_jax.datasets.recipes import RECIPES
-from spot_jax.datasets.store import NAMESPACE_METADATA_FILENAME, UNFINISHED, is_id, root
-from spot_jax.errors import InputError
+from spot_jax.data.store import NAMESPACE_METADATA_FILENAME, UNFINISHED, is_id, root
+from spot_jax.recipes import RECIPES
+from spot_jax.system.errors import InputError
 
 DEPTH = 8  # of folders in folders
 

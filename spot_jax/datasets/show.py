@@ -9,14 +9,16 @@ import numpy as np
 from gymnasium.spaces import Box
 from matplotlib.figure import Figure
 
-from spot_jax.checkpoint import write_atomically
+from spot_jax.acting.env_pool import TIMEOUT, bounded
+from spot_jax.acting.environments import maker
+from spot_jax.acting.tasks import TASKS, goal_reached
+from spot_jax.data.load import evaluation_spec, open_minari
 from spot_jax.datasets.listing import printable
-from spot_jax.datasets.load import evaluation_spec, open_minari
-from spot_jax.env_pool import TIMEOUT, bounded
-from spot_jax.environments import maker
-from spot_jax.errors import InputError, first_line
-from spot_jax.pictures import COLORS, Rollouts, draw_rollouts, plain, png
-from spot_jax.tasks import TASKS, goal_reached
+from spot_jax.pictures.mazes import Rollouts, draw_rollouts
+from spot_jax.pictures.style import COLORS, plain, png
+from spot_jax.recipes import provide
+from spot_jax.storage.checkpoint import write_atomically
+from spot_jax.system.errors import InputError, first_line
 
 MAX_PATHS = 300  # drawn of a maze's dataset
 
@@ -173,6 +175,8 @@ def show(dataset_ids: Sequence[str], plot: Path | None = None) -> None:
     """Prints what datasets hold, and draws it in a file. Raises InputError if one cannot be read or written."""
     if plot is not None:
         _check_plot(plot)
+    for dataset_id in dataset_ids:
+        provide(dataset_id)
     datasets = [open_minari(dataset_id) for dataset_id in dataset_ids]
     texts = []
     for dataset_id, data in zip(dataset_ids, datasets, strict=True):

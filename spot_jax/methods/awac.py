@@ -17,10 +17,10 @@ from flax import struct
 
 from spot_jax.core.fields import HIDDEN_DIMS, POSITIVE, SHARE, Field, flag, whole
 from spot_jax.core.method import Algorithm, Data, Method
+from spot_jax.core.networks import DoubleCritic, GaussianActor, gaussian_log_prob
 from spot_jax.core.sampling import uniform_indices
-from spot_jax.networks import DoubleCritic, GaussianActor, gaussian_log_prob
-from spot_jax.train_state import TargetTrainState, TrainState
-from spot_jax.types import Array, Metrics, Params, Transition, unpack
+from spot_jax.core.train_state import TargetTrainState, TrainState
+from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
 
 
 class Hyperparameters(NamedTuple):

@@ -25,12 +25,12 @@ from spot_jax.core.fields import (
     whole,
 )
 from spot_jax.core.method import Algorithm, Data, Method, Stage
+from spot_jax.core.networks import CVAE, Actor, DoubleCritic, twice
 from spot_jax.core.sampling import uniform_indices
-from spot_jax.density import cvae_loss_fn
-from spot_jax.networks import CVAE, Actor, DoubleCritic, twice
-from spot_jax.regularizers import PENALTIES, REGULARIZERS, Regularizer
-from spot_jax.train_state import TargetTrainState, TrainState
-from spot_jax.types import Array, Metrics, Params, Transition, unpack
+from spot_jax.core.train_state import TargetTrainState, TrainState
+from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
+from spot_jax.methods.density import cvae_loss_fn
+from spot_jax.methods.regularizers import PENALTIES, REGULARIZERS, Regularizer
 
 FIELDS = {
     'batch_size': Field(256, whole(1), 'transitions in a minibatch'),

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 
 from spot_jax.core.fields import HIDDEN_DIMS, POSITIVE, SHARE, Field, flag, real, whole
 from spot_jax.core.method import Algorithm, Data, Method
+from spot_jax.core.networks import Actor, DoubleCritic
 from spot_jax.core.sampling import uniform_indices
+from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
 from spot_jax.methods import spot
+from spot_jax.methods.regularizers import none
 from spot_jax.methods.spot import TD3, Noise, TD3State
-from spot_jax.networks import Actor, DoubleCritic
-from spot_jax.regularizers import none
-from spot_jax.types import Array, Metrics, Params, Transition, unpack
 
 
 class Hyperparameters(NamedTuple):

@@ -1,0 +1,230 @@
+"""Flax modules: policies, the twin critic and the behaviour density's conditional VAE (SPEC: paper, App. C).
+
+SPOT's layers start as PyTorch's `Linear` does, weights and biases uniform in ±1/√fan_in, as the authors' code does.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from spot_jax.core.types import Array, Params
+
+LOG_STD_RANGE = (-4.0, 15.0)
+
+Initializer = Callable[..., Array]
+# From a linear layer's number of inputs, the initialisers of its kernel and of its biases.
+LayerInit = Callable[[int], tuple[Initializer, Initializer]]
+
+
+def uniform(bound: float) -> Initializer:
+    """An initialiser that draws from U(-bound, bound)."""
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def pytorch(inputs: int) -> tuple[Initializer, Initializer]:
+    """Kernels and biases from U(±1/√inputs)."""
+    return uniform(inputs**-0.5), uniform(inputs**-0.5)
+
+
+def orthogonal(inputs: int) -> tuple[Initializer, Initializer]:
+    """Orthogonal kernels times √2, and biases 0, as in jaxrl and the codes that grew from it."""
+    del inputs
+    return nn.initializers.orthogonal(math.sqrt(2)), nn.initializers.zeros
+
+
+@jax.custom_vjp
+def product(x: Array, kernel: Array) -> Array:
+    """`[..., I]` times `[I, O]`; the kernel's gradient comes as [I, O] (jax's own rule transposes it: a copy)."""
+    return x @ kernel
+
+
+def _product_backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    if kernel.shape[-1] == 1:  # of a critic; else each kernel that reads it would compute it anew, from old biases too
+        grad = jax.lax.optimization_barrier(grad)
+    rows = lambda x: x.reshape(-1, x.shape[-1])
+    return jnp.einsum('...o,io->...i', grad, kernel), jnp.einsum('bi,bo->io', rows(x), rows(grad))
+
+
+product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
+
+
+@jax.custom_vjp
+def frozen_product(x: Array, kernel: Array) -> Array:
+    """`product` with a kernel that does not change and wants no gradient.
+
+    The barrier makes XLA transpose it before a loop, not in each trip: that took a CPU a tenth of an update's time.
+    """
+    return x @ kernel
+
+
+def _frozen_product_backward(kernel: Array, grad: Array) -> tuple[Array, Array]:
+    return grad @ jax.lax.optimization_barrier(kernel.T), jnp.zeros_like(kernel)
+
+
+frozen_product.defvjp(lambda x, kernel: (x @ kernel, kernel), _frozen_product_backward)
+
+
+def dense(x: Array, features: int, layer_init: LayerInit = pytorch, frozen: bool = False) -> Array:
+    """Applies a new linear layer `[..., I] -> [..., features]`."""
+    kernel_init, bias_init = layer_init(x.shape[-1])
+    dot_general = lambda x, kernel, *_, **__: (frozen_product if frozen else product)(x, kernel)
+    return nn.Dense(features, kernel_init=kernel_init, bias_init=bias_init, dot_general=dot_general)(x)
+
+
+class MLP(nn.Module):
+    """ReLU layers of `hidden_dims`, each followed by dropout, then a linear layer of `output_dim` values.
+
+    `output_init` is the bound of the last layer's uniform initialisation (None: as `layer_init`). `layer_norm`
+    normalises what goes into each ReLU, `norm_after` what comes out. `frozen` parameters get no gradients.
+    """
+
+    hidden_dims: tuple[int, ...]
+    output_dim: int
+    output_init: float | None = None
+    dropout: float = 0.0
+    layer_norm: bool = False
+    frozen: bool = False
+    layer_init: LayerInit = pytorch
+    norm_after: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, deterministic: bool = True) -> Array:
+        """`[..., I] -> [..., output_dim]`; dropout needs the rng 'dropout' unless `deterministic`."""
+        for features in self.hidden_dims:
+            x = dense(x, features, self.layer_init, self.frozen)
+            x = nn.relu(nn.LayerNorm()(x) if self.layer_norm else x)
+            x = nn.LayerNorm()(x) if self.norm_after else x
+            if self.dropout > 0:
+                x = nn.Dropout(self.dropout)(x, deterministic=deterministic)
+        bound = self.output_init
+        output_init = self.layer_init if bound is None else lambda _: (uniform(bound), uniform(bound))
+        return dense(x, self.output_dim, output_init, self.frozen)
+
+
+class Actor(nn.Module):
+    """Deterministic policy π(s): observations `[..., O]` to actions `[..., A]` in [-1, 1]."""
+
+    action_dim: int
+    hidden_dims: tuple[int, ...] = (256, 256)
+    output_init: float | None = None
+    dropout: float = 0.0
+    layer_init: LayerInit = pytorch
+
+    @nn.compact
+    def __call__(self, observations: Array, deterministic: bool = True) -> Array:
+        mlp = MLP(self.hidden_dims, self.action_dim, self.output_init, self.dropout, layer_init=self.layer_init)
+        return jnp.tanh(mlp(observations, deterministic))
+
+
+class GaussianActor(nn.Module):
+    """Policy N(mean(s), std²) of independent actions; the standard deviations are parameters, the same in all states.
+
+    `tanh_mean` keeps the mean in [-1, 1].
+    """
+
+    action_dim: int
+    hidden_dims: tuple[int, ...] = (256, 256)
+    log_std_range: tuple[float, float] = (-20.0, 2.0)
+    tanh_mean: bool = False
+    layer_init: LayerInit = pytorch
+
+    @nn.compact
+    def __call__(self, observations: Array) -> tuple[Array, Array]:
+        """Observations `[..., O]` to mean and log standard deviation, `[..., A]` each."""
+        mean = MLP(self.hidden_dims, self.action_dim, layer_init=self.layer_init)(observations)
+        log_std = self.param('log_std', nn.initializers.zeros, (self.action_dim,))
+        mean = jnp.tanh(mean) if self.tanh_mean else mean
+        return mean, jnp.broadcast_to(jnp.clip(log_std, *self.log_std_range), mean.shape)
+
+
+def gaussian_log_prob(mean: Array, log_std: Array, actions: Array) -> Array:
+    """log N(actions; mean, std²), `[..., A]` each to `[...]`: summed over the last axis."""
+    standard = (actions - mean) * jnp.exp(-log_std)
+    return -jnp.sum(0.5 * standard**2 + log_std + 0.5 * math.log(2 * math.pi), axis=-1)
+
+
+def twice(x: Array) -> Array:
+    """Each critic's copy of what both see, `[2, ...]`: a product per critic, see `population`'s shared inputs."""
+    return jnp.broadcast_to(x, (2, *x.shape))
+
+
+class DoubleCritic(nn.Module):
+    """Twin critics: (observations `[..., O]`, actions `[..., A]`) to values `[2, ...]`, one row per critic."""
+
+    hidden_dims: tuple[int, ...] = (256, 256)
+    output_init: float | None = None
+    layer_norm: bool = False
+    layer_init: LayerInit = pytorch
+    norm_after: bool = False
+
+    def setup(self) -> None:
+        twin = nn.vmap(MLP, variable_axes={'params': 0}, split_rngs={'params': True})
+        options = {'layer_norm': self.layer_norm, 'layer_init': self.layer_init, 'norm_after': self.norm_after}
+        self.twin = twin(self.hidden_dims, 1, self.output_init, **options)
+
+    def __call__(self, observations: Array, actions: Array) -> Array:
+        """(Observations `[..., O]`, actions `[..., A]`) to values `[2, ...]`, one row per critic."""
+        return self.of_inputs(jnp.concatenate([twice(observations), twice(actions)], axis=-1))
+
+    def of_inputs(self, x: Array) -> Array:
+        """Values `[2, ...]` of each critic's own inputs, observations and actions joined, `[2, ..., O + A]`."""
+        return self.twin(x)[..., 0]
+
+    def first(self, params: Params, observations: Array, actions: Array) -> Array:
+        """Only the first critic's values, `[...]`: the actor's loss needs no more, and half the work is saved.
+
+        It has no layer norm: TD3's critics have none.
+        """
+        assert not self.layer_norm
+        assert not self.norm_after
+        layers = params['params']['twin']
+        x = jnp.concatenate([observations, actions], axis=-1)
+        for i in range(len(self.hidden_dims) + 1):
+            kernel, bias = layers[f'Dense_{i}']['kernel'][0], layers[f'Dense_{i}']['bias'][0]
+            x = (x if i == 0 else nn.relu(x)) @ kernel
+            x = x + jnp.broadcast_to(bias, x.shape)
+        return x[..., 0]
+
+
+class CVAE(nn.Module):
+    """Conditional VAE of the behaviour policy: encoder q(z|s, a) and decoder p(a|s, z).
+
+    `latent_dim` is twice `action_dim` unless given. `frozen` parameters get no gradients.
+    """
+
+    action_dim: int
+    hidden_dims: tuple[int, ...] = (750, 750)
+    latent_dim: int | None = None
+    frozen: bool = False
+
+    @property
+    def num_latents(self) -> int:
+        """The latent dimension Z in use."""
+        return 2 * self.action_dim if self.latent_dim is None else self.latent_dim
+
+    def setup(self) -> None:
+        self.encoder = MLP(self.hidden_dims, 2 * self.num_latents, frozen=self.frozen)
+        self.decoder = MLP(self.hidden_dims, self.action_dim, frozen=self.frozen)
+
+    def encode(self, observations: Array, actions: Array) -> tuple[Array, Array]:
+        """(`[..., O]`, `[..., A]`) to the mean and standard deviation of q(z|s, a), `[..., Z]` each.
+
+        One output layer of 2Z units is the authors' two heads side by side: same values, same initialisation.
+        """
+        x = jnp.concatenate([observations, actions], axis=-1)
+        x = self.encoder(jax.lax.optimization_barrier(x))  # XLA would join this first layer and the critic's, by copies
+        mean, log_std = jnp.split(x, 2, axis=-1)
+        return mean, jnp.exp(jnp.clip(log_std, *LOG_STD_RANGE))
+
+    def decode(self, observations: Array, latents: Array) -> Array:
+        """(`[..., O]`, `[..., Z]`) to the mean of p(a|s, z), `[..., A]` in [-1, 1]."""
+        return jnp.tanh(self.decoder(jnp.concatenate([observations, latents], axis=-1)))
+
+    def __call__(self, observations: Array, actions: Array, noise: Array) -> Array:
+        """Reconstructs actions `[..., A]` through one latent sample, made from standard normal `noise` `[..., Z]`."""
+        mean, std = self.encode(observations, actions)
+        return self.decode(observations, mean + std * noise)

@@ -1,0 +1,108 @@
+"""One network's parameters and optimiser state; each network has its own."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+
+from spot_jax.core.types import Array, Params
+
+B1, B2, EPS = 0.9, 0.999, 1e-8  # of Adam
+
+
+class AdamState(NamedTuple):
+    """Adam's moments.
+
+    The bias corrections are carried instead of a count of steps, because powers cost kernels of their own; as one
+    vector, because XLA fuses the updates of several parameters only if they read an array, not two scalars.
+    """
+
+    correction: Array  # [2], 1 − B1^t and 1 − B2^t after t steps; or those of the coming steps, [N, 2]
+    mu: Params  # mean of the gradients
+    nu: Params  # mean of their squares
+
+
+def correction_after(steps: Any, correction: Array) -> Array:
+    """What a `correction` [..., 2] is so many steps later, a number or an array that broadcasts to `[...]`."""
+    float32s = np.array([B1, B2], np.float32).astype(np.float64)  # optax raises the float32 numbers
+    decays = float32s ** np.asarray(steps)[..., None]
+    decays = decays.reshape((1,) * (correction.ndim - decays.ndim) + decays.shape)
+    return jnp.float32(decays) * correction + jnp.float32(1 - decays)
+
+
+def _is_adam(tree: Any) -> bool:
+    return isinstance(tree, AdamState)
+
+
+def corrections(learner: Any) -> list[Array]:
+    """The `correction` of every optimiser in a tree."""
+    return [adam.correction for adam in jax.tree.leaves(learner, is_leaf=_is_adam) if _is_adam(adam)]
+
+
+def with_corrections(learner: Any, new: Iterable[Array]) -> Any:
+    """The tree with others in their place."""
+    rest = iter(new)
+    replace = lambda x: x._replace(correction=next(rest)) if _is_adam(x) else x
+    return jax.tree.map(replace, learner, is_leaf=_is_adam)
+
+
+def init_adam(params: Params) -> AdamState:
+    """Fresh moments."""
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    return AdamState(jnp.zeros(2), zeros, zeros)
+
+
+class TrainState(struct.PyTreeNode):
+    """Parameters and Adam's moments."""
+
+    params: Params
+    opt_state: AdamState
+
+    @classmethod
+    def create(cls, params: Params, **kwargs: Params) -> Self:
+        """A state with fresh moments."""
+        return cls(params=params, opt_state=init_adam(params), **kwargs)
+
+    def apply_gradients(
+        self,
+        grads: Params,
+        learning_rate: Array | float,
+        weight_decay: Array | float | None = None,
+        max_norm: Array | float | None = None,
+    ) -> Self:
+        """One Adam step; its own, since the learning rate is traced: each member of a population can have another.
+
+        weight_decay: AdamW's, apart from the moments: every parameter shrinks by learning_rate · weight_decay of
+            itself.
+        max_norm: positive; what all gradients together are scaled down to where their norm is larger.
+        """
+        if max_norm is not None:
+            norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)))
+            scale = max_norm / jnp.maximum(norm, max_norm)
+            grads = jax.tree.map(lambda g: g * scale, grads)
+        correction = rest = self.opt_state.correction
+        if correction.ndim == 1:
+            correction = rest = correction_after(1, correction)
+        else:
+            correction, rest = correction[0], correction[1:]
+        mu = jax.tree.map(lambda m, g: B1 * m + (1 - B1) * g, self.opt_state.mu, grads)
+        nu = jax.tree.map(lambda v, g: B2 * v + (1 - B2) * g**2, self.opt_state.nu, grads)
+        step = lambda p, m, v: p - learning_rate * (m / correction[0]) / (jnp.sqrt(v / correction[1]) + EPS)
+        params = jax.tree.map(step, self.params, mu, nu)
+        if weight_decay is not None:
+            params = jax.tree.map(lambda new, old: new - learning_rate * weight_decay * old, params, self.params)
+        return self.replace(params=params, opt_state=AdamState(rest, mu, nu))
+
+
+class TargetTrainState(TrainState):
+    """A train state with a slowly moving copy of the parameters."""
+
+    target_params: Params
+
+    def update_target(self, tau: Array | float) -> Self:
+        """Polyak averaging: target ← τ·online + (1 − τ)·target."""
+        return self.replace(target_params=optax.incremental_update(self.params, self.target_params, tau))

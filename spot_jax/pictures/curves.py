@@ -1,0 +1,118 @@
+"""Learning curves: which metric, one curve per setting with the range of its seeds, and their picture."""
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter
+
+from spot_jax.pictures.style import COLORS, legend, plain
+from spot_jax.system.errors import InputError
+
+BEFORE_HYPERPARAMETERS = ('phase', 'gradient_steps', 'member', 'seed')  # the columns of metrics.csv without a prefix
+DEFAULT_METRICS = ['evaluation/success_rate', 'evaluation/normalized_score', 'evaluation/return']
+LINE_STYLES = ['-', '--', ':', '-.']  # the next one each time the colours are used up
+
+
+class Curve(NamedTuple):
+    """A metric of the seeds of one setting."""
+
+    label: str
+    steps: np.ndarray  # [N] gradient steps
+    mean: np.ndarray  # [N], over the seeds that have not stopped before
+    low: np.ndarray  # [N]
+    high: np.ndarray  # [N]
+    num_seeds: int
+    stopped: np.ndarray  # [D, 2]: last step and value of each seed that diverged
+
+
+def choose_metric(tables: Sequence[Sequence[Mapping[str, str]]], wanted: str | None) -> str:
+    """`wanted`, or by default the first of `DEFAULT_METRICS` that every table of rows has values of.
+
+    Raises InputError if there is no such metric.
+    """
+    columns = [name for name in tables[0][0] if '/' in (name or '')]
+    have = [name for name in columns if all(any(row.get(name) for row in rows) for rows in tables)]
+    choices = f'choose a --metric that every run has values of: {", ".join(have) or "there is none yet"}'
+    if wanted is not None:
+        if wanted not in have:
+            raise InputError(f'--metric={wanted}: {choices}')
+        return wanted
+    for name in DEFAULT_METRICS:
+        if name in have:
+            return name
+    raise InputError(f'no metric of evaluations: {choices}')
+
+
+def setting_labels(settings: Sequence[Mapping[str, float]]) -> list[str]:
+    """Each setting's hyperparameters that differ among the settings, e.g. 'regularizer_weight=0.1'."""
+    varied = [name for name in settings[0] if len({s[name] for s in settings}) > 1]
+    return [', '.join(f'{name}={s[name]:.12g}' for name in varied) for s in settings]
+
+
+def learning_curves(rows: Sequence[Mapping[str, str]], metric: str, name: str = '') -> list[Curve]:
+    """One curve per setting of a run's hyperparameters, from the rows of its metrics.csv; `name` begins the labels.
+
+    A seed whose last value comes before the run's last has diverged. Steps that a seed going on has no value at are
+    passed over, else the curve would jump to the others'.
+    Raises KeyError, TypeError or ValueError if a cell makes no sense or none has a value.
+    """
+    names = [column for column in rows[0] if '/' not in column and column not in BEFORE_HYPERPARAMETERS]
+    labels = setting_labels([{n: float(row[n]) for n in names} for row in rows])
+    groups: dict[str, dict[str, dict[int, float]]] = {}  # label, seed, step
+    for label, row in zip(labels, rows, strict=True):
+        if row[metric]:
+            values = groups.setdefault(label, {}).setdefault(row['seed'], {})
+            values.setdefault(int(row['gradient_steps']), float(row[metric]))
+    end = max(max(values) for seeds in groups.values() for values in seeds.values())
+    curves = []
+    for label, seeds in groups.items():
+        columns = {}
+        for step in sorted(set().union(*seeds.values())):
+            going_on = [values for values in seeds.values() if max(values) >= step]
+            if all(step in values for values in going_on):
+                columns[step] = [values[step] for values in going_on]
+        mean, low, high = (np.array([f(column) for column in columns.values()]) for f in (np.mean, np.min, np.max))
+        last = [(max(values), values[max(values)]) for values in seeds.values()]
+        stopped = np.array([point for point in last if point[0] < end]).reshape(-1, 2)
+        full_label = ', '.join(filter(None, [name, label]))
+        curves.append(Curve(full_label, np.array(list(columns)), mean, low, high, len(seeds), stopped))
+    return curves
+
+
+def draw_curves(curves: Sequence[Curve], metric: str, title: str) -> Figure:
+    """The picture of learning curves."""
+    figure = Figure(layout='constrained')
+    axes = figure.add_subplot()
+    plain(axes)
+    counts = sorted({curve.num_seeds for curve in curves})
+    number = ' to '.join(str(n) for n in {counts[0]: 0, counts[-1]: 0})
+    caption = 'one seed' if counts == [1] else f'mean and range of {number} seeds'
+    handles: list[Any] = []
+    for i, curve in enumerate(curves):
+        style: dict[str, Any] = {
+            'color': COLORS[i % len(COLORS)],
+            'linestyle': LINE_STYLES[i // len(COLORS) % len(LINE_STYLES)],
+            'marker': 'o' if len(curve.steps) <= 25 else '',
+            'markersize': 3,
+        }
+        axes.fill_between(curve.steps, curve.low, curve.high, color=style['color'], alpha=0.18, linewidth=0)
+        handles += axes.plot(curve.steps, curve.mean, label=curve.label or caption, **style)
+        axes.plot(*curve.stopped.T, 'x', color=style['color'], markersize=7, markeredgewidth=2)
+    if any(len(curve.stopped) for curve in curves):
+        options: dict[str, Any] = {'color': '#555555', 'markersize': 7, 'markeredgewidth': 2, 'linestyle': 'none'}
+        handles.append(Line2D([], [], marker='x', label='a seed diverged', **options))
+    columns = max(1, 100 // (max(len(handle.get_label()) for handle in handles) + 6))
+    figure.set_size_inches(7, 3.7 + 0.2 * math.ceil(len(handles) / columns))
+    legend(figure, handles, columns, caption if curves[0].label else '')
+    axes.set_title('\n'.join(textwrap.fill(line, 80) for line in title.splitlines()), fontsize=11)
+    axes.set_xlabel('gradient steps')
+    axes.set_ylabel(metric.removeprefix('evaluation/').replace('_', ' '))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=''))
+    if metric == 'evaluation/success_rate':
+        axes.set_ylim(-0.03, 1.03)
+    return figure

@@ -1,0 +1,79 @@
+"""Mazes with the paths of episodes."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.collections import LineCollection, PatchCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle, Rectangle
+
+from spot_jax.acting.environments import GOAL_RADIUS
+from spot_jax.pictures.style import COLORS, legend
+
+REACHED, FAILED, GOAL, WALL = COLORS[0], COLORS[1], COLORS[2], '#c8c8c8'
+
+
+class Rollouts(NamedTuple):
+    """Episodes in one maze, of a policy or of a dataset, positions in metres."""
+
+    title: str
+    maze: Any
+    paths: list[np.ndarray]  # [T + 1, 2] each
+    reached: np.ndarray  # [E]
+    goals: np.ndarray  # [E, 2], of the evaluation
+    own_goals: np.ndarray | None = None  # [E, 2], where a dataset's episodes were going
+
+
+def wall_corners(maze: Any) -> np.ndarray:
+    """The lower left corners of a gymnasium-robotics maze's wall cells, `[W, 2]` in metres."""
+    rows, columns = np.array([[cell == 1 for cell in row] for row in maze.maze_map]).nonzero()
+    size = maze.maze_size_scaling
+    return np.stack([columns * size - maze.x_map_center, maze.y_map_center - (rows + 1) * size], axis=-1)
+
+
+def draw_rollouts(panels: Sequence[Rollouts]) -> Figure:
+    """The picture of episodes in mazes, a panel each."""
+    rows = math.ceil(len(panels) / 3)
+    columns = math.ceil(len(panels) / rows)
+    width = max(4.5, 3.5 * columns)
+    tallest = max(panel.maze.map_length / panel.maze.map_width for panel in panels)
+    title_lines = max(panel.title.count('\n') + 1 for panel in panels)
+    legend_rows = 2 if columns == 1 else 1
+    height = 0.3 + 0.2 * legend_rows + rows * (0.5 + 0.2 * title_lines + tallest * (width - 0.6) / columns)
+    figure = Figure(figsize=(width, height), layout='constrained')
+    for i, panel in enumerate(panels):
+        axes, maze, size = figure.add_subplot(rows, columns, i + 1), panel.maze, panel.maze.maze_size_scaling
+        walls = [Rectangle(corner, size, size) for corner in wall_corners(maze)]
+        # Without antialiasing: else neighbouring squares show a seam.
+        axes.add_collection(PatchCollection(walls, facecolor=WALL, linewidth=0, antialiased=False))
+        for goal in np.unique(panel.goals, axis=0):
+            style = {'facecolor': GOAL + '40', 'edgecolor': GOAL, 'linewidth': 1.5, 'zorder': 3}
+            axes.add_patch(Circle(goal, GOAL_RADIUS, **style))
+        colors = [REACHED if ok else FAILED for ok in panel.reached]
+        # The more paths, the fainter each one.
+        alpha = float(np.clip(20 / len(panel.paths), 0.2, 0.7))
+        axes.add_collection(LineCollection(panel.paths, colors=colors, linewidths=0.8, alpha=alpha))
+        starts = np.array([path[0] for path in panel.paths])
+        axes.scatter(starts[:, 0], starts[:, 1], s=10, c='black', linewidths=0, zorder=3)
+        if panel.own_goals is not None:
+            axes.scatter(panel.own_goals[:, 0], panel.own_goals[:, 1], s=30, c=GOAL, marker='x', zorder=3)
+        axes.set_xlim(-maze.x_map_center, maze.x_map_center)
+        axes.set_ylim(-maze.y_map_center, maze.y_map_center)
+        axes.set_aspect('equal')
+        axes.set_xlabel('x (m)')
+        axes.set_ylabel('y (m)' if i % columns == 0 else '')
+        axes.set_title(panel.title, fontsize=10)
+    handles = [
+        Line2D([], [], color='black', marker='o', markersize=4, linestyle='none', label='start'),
+        Line2D([], [], color=GOAL, marker='o', markersize=9, fillstyle='none', linestyle='none', label='goal'),
+        Line2D([], [], color=REACHED, label='reaches it'),
+        Line2D([], [], color=FAILED, label='does not'),
+    ]
+    if any(panel.own_goals is not None for panel in panels):
+        handles[1].set_label("the evaluation's goal")
+        handles[2:2] = [Line2D([], [], color=GOAL, marker='x', linestyle='none', label="an episode's own goal")]
+    legend(figure, handles, math.ceil(len(handles) / legend_rows))
+    return figure

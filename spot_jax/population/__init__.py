@@ -1,0 +1,1 @@
+"""Many members as one compiled program, over devices; offline and online."""

@@ -1,0 +1,53 @@
+"""The datasets that are made on the spot: id to recipe."""
+
+import os
+import sys
+
+from spot_jax.data.store import Recipe, Request, check_id, root
+from spot_jax.recipes import antmaze, locomotion, pointmaze
+from spot_jax.system.arguments import MAX_SEED
+from spot_jax.system.errors import InputError
+from spot_jax.system.workers import refuse_a_rerun
+
+RECIPES: dict[str, Recipe] = pointmaze.RECIPES | antmaze.RECIPES | locomotion.RECIPES
+MAX_TRANSITIONS = 10**8
+MAX_WORKERS = 8  # unless more are asked for
+
+
+def generate(
+    dataset_id: str, transitions: int | None = None, seed: int = 0, overwrite: bool = False, workers: int | None = None
+) -> None:
+    """Makes a recipe's dataset; the same seed gives the same data, whatever the number of workers (None: one per CPU).
+
+    It appears whole or not at all. Raises InputError if the id is no recipe's, or is taken and not to be overwritten.
+    """
+    refuse_a_rerun()
+    if dataset_id not in RECIPES:
+        raise InputError(f'no recipe for {dataset_id!r}: choose one of {", ".join(RECIPES)}')
+    recipe = RECIPES[dataset_id]
+    for name, value, low, high in (
+        ('transitions', transitions, 1, MAX_TRANSITIONS),
+        ('workers', workers, 1, 1024),
+        ('seed', seed, 0, MAX_SEED),
+    ):
+        if value is not None and not low <= value <= high:
+            raise InputError(f'--{name}={value}: must be at least {low} and at most {high}')
+    workers = workers or min(MAX_WORKERS, os.cpu_count() or 1)
+    recipe.make(Request(dataset_id, transitions or recipe.transitions, seed, overwrite, workers))
+
+
+def provide(dataset_id: str) -> None:
+    """Makes the dataset of an id if it is a recipe's and is not here; others are left to whoever opens them.
+
+    Raises InputError as `generate` does.
+    """
+    check_id(dataset_id)
+    if dataset_id not in RECIPES or (root() / dataset_id / 'data').exists():
+        return
+    size = RECIPES[dataset_id].transitions or 'its'
+    print(
+        f'{dataset_id} is not here yet: generating {size} transitions; to have fewer, stop this and '
+        f'`python -m spot_jax.datasets generate {dataset_id} --transitions=N`',
+        file=sys.stderr,
+    )
+    generate(dataset_id)

@@ -1,0 +1,112 @@
+"""What a run takes of memory, at least, by the shapes of its arrays: checked before anything starts.
+
+It is a lower bound: what the compiler adds is not known before it has run.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+from ml_collections import ConfigDict
+
+from spot_jax.core.method import Algorithm, Data, Stage
+from spot_jax.methods import METHODS, hyperparameters
+from spot_jax.population.program import AT_ONCE
+from spot_jax.run.build import build
+from spot_jax.system.memory import Part, device_memory, require_room
+
+FLOAT = 4  # bytes
+POPULATION = 'the number of seeds and grid values'
+MINIBATCH = 'what makes minibatches large: batch_size, num_samples, hidden_dims'
+ADVICE = f'lower {MINIBATCH}, or {POPULATION}'
+
+
+def _members(config: ConfigDict) -> tuple[int, int]:
+    """How many members this process trains, and how many groups of stages, at least; there may be millions."""
+    shared_by = METHODS[config.method].shared_by
+    number = {name: max(1, len(config.grid[name])) for name in hyperparameters(config.method)}
+    groups = len(config.seeds) * math.prod(number[name] for name in shared_by)
+    everyone = groups * math.prod(count for name, count in number.items() if name not in shared_by)
+    count = config.part[1]
+    return max(1, everyone // count), max(1, groups // count)
+
+
+def _size(tree: Any) -> int:
+    """Bytes of the arrays in a tree of shapes."""
+    return sum(math.prod(x.shape) * FLOAT for x in jax.tree.leaves(tree))
+
+
+def _products(jaxpr: core.Jaxpr) -> Iterator[int]:
+    """The bytes of each matrix product's result: the compiler fuses other values, and so does not store them."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == 'dot_general':
+            yield _size([variable.aval for variable in equation.outvars])
+        for inner in core.jaxprs_in_params(equation.params):
+            yield from _products(inner)
+
+
+def _of_update(part: Algorithm | Stage, hypers: Any, shared: Any, row_size: int) -> tuple[Any, int]:
+    """A part's learner by its shapes, and the bytes that an update draws and computes, at least."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    row, index = jnp.zeros(row_size), jnp.int32(0)
+    data = jax.eval_shape(
+        lambda: Data(row[None], index[None], index[None], jnp.zeros(1))
+    )  # of more it would be as well
+    learner, drawn = jax.eval_shape(part.init, key), jax.eval_shape(part.draw, key, data)
+    made = jax.make_jaxpr(part.update)(learner, shared, drawn, hypers, index)
+    return learner, _size(drawn) + max(_products(made.jaxpr), default=0)
+
+
+def phases(
+    config: ConfigDict, sizes: tuple[int, int], transitions: int, devices: int = 1, at_once: int = 1
+) -> dict[str, list[Part]]:
+    """What is in the memory of one of `devices` while each trains `at_once` members at a time, by the run's phases.
+
+    sizes: of observations and actions.
+    """
+    parts, row = build(config, *sizes), 2 * sizes[0] + sizes[1] + 2
+    members, groups = (-(-number // devices) for number in _members(config))
+    kind = parts.method.hyperparameters
+    hypers = kind(*(jax.ShapeDtypeStruct((), jnp.float32) for _ in kind._fields))
+    always = [Part('the dataset', FLOAT * transitions * row, "the dataset's size")]
+    found: dict[str, list[Part]] = {}
+    shared: Any = None
+    lower = f'the hidden_dims of its networks, or {POPULATION}'
+    for stage in parts.stages:
+        learner, update = _of_update(stage, hypers, shared, row)
+        name = stage.name.upper()
+        found[stage.name] = [
+            *always,
+            Part(f'the {name}s with their optimisers', groups * _size(learner), lower),
+            Part(f"one {name} update's minibatches", min(at_once, members) * update, MINIBATCH),
+        ]
+        shared = jax.eval_shape(stage.result, learner, shared)
+    learner, update = _of_update(parts.algorithm, hypers, shared, row)
+    found['offline'] = [
+        *always,
+        Part('the policies with their optimisers', members * _size(learner), lower),
+        Part("what the policies' stages came to", groups * _size(shared), lower),
+        Part("one update's minibatches", min(at_once, members) * update, MINIBATCH),
+    ]
+    if config.online.steps:
+        kept = config.online.capacity or config.online.steps
+        ring = Part(
+            "the members' new transitions", FLOAT * members * kept * row, f'config.online.capacity, or {POPULATION}'
+        )
+        found['online'] = [*found['offline'], ring]
+    return found
+
+
+def check(config: ConfigDict, sizes: tuple[int, int] = (1, 1), transitions: int = 0) -> None:
+    """Raises InputError if a run cannot fit in memory; without `sizes` and `transitions`, on any dataset."""
+    devices = jax.local_devices()
+    platform = devices[0].platform
+    shared = platform == 'cpu'  # all devices have the host's memory
+    number = 1 if shared else len(devices)
+    at_once = AT_ONCE.get(platform, math.prod(_members(config)))
+    where = 'this machine' if shared else f'a {devices[0].device_kind}'
+    for parts in phases(config, sizes, transitions, number, at_once).values():
+        require_room(parts, device_memory(devices[0]), where)

@@ -1,0 +1,111 @@
+"""Trained policies as plain functions of observations, normalisation and action bounds included.
+
+policy = spot_jax.load_policy('runs/umaze')
+actions = policy(observations)
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import serialization
+from ml_collections import ConfigDict
+
+from spot_jax.acting import evaluation
+from spot_jax.acting.scaling import Scaling
+from spot_jax.core.method import Algorithm
+from spot_jax.core.types import Array, Params
+from spot_jax.population import program
+from spot_jax.run.build import build
+from spot_jax.run.config import members
+from spot_jax.run.workdir import read_run
+from spot_jax.system.errors import InputError
+
+
+def snapshot(params: Params) -> Params:
+    """A copy of parameters on the CPU, to act with: elsewhere acting would queue behind the training's scans."""
+    try:
+        device = jax.local_devices(backend='cpu')[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
+        device = jax.local_devices()[0]
+    return jax.device_put(jax.tree.map(np.array, params), device)
+
+
+class Actors:
+    """Policies that act side by side, each in K environments, without noise; they remember their episodes."""
+
+    def __init__(self, algorithm: Algorithm):
+        self._memory = algorithm.memory()
+
+        def act(policies: Params, memory: Any, observations: Array, rewards: Array, starts: Array) -> Any:
+            begin = lambda fresh, kept: jnp.where(starts.reshape(starts.shape + (1,) * (kept.ndim - 2)), fresh, kept)
+            memory = jax.tree.map(begin, self._memory, memory)
+            over_environments = jax.vmap(algorithm.act, (None, 0, 0, 0))
+            return jax.vmap(over_environments)(policies, memory, observations, rewards)
+
+        self._act = jax.jit(act)
+
+    def play(self, policies: Params, scaling: Scaling) -> evaluation.Act:
+        """`(observations [M, K, O], rewards [M, K], starts [M, K]) -> actions [M, K, A]` of policies [M].
+
+        Rewards are those of the steps before; `starts` tells where an episode begins.
+        """
+        memory: Any = None
+
+        def act(observations: np.ndarray, rewards: np.ndarray, starts: np.ndarray) -> np.ndarray:
+            nonlocal memory
+            if memory is None:
+                repeat = lambda x: jnp.broadcast_to(x, (*starts.shape, *jnp.shape(x)))
+                memory = jax.tree.map(repeat, self._memory)
+            rewards = rewards.astype(np.float32)
+            actions, memory = self._act(policies, memory, scaling.normalized(observations), rewards, starts)
+            return scaling.bounded(np.asarray(actions))
+
+        return act
+
+
+def players(config: Mapping[str, Any], state: Mapping[str, Any], chosen: Sequence[int]) -> evaluation.Act:
+    """The policies of some members side by side, from a run's config and checkpoint; see `Actors.play`.
+
+    Raises InputError if there is no such member.
+    """
+    for member in chosen:
+        if type(member) is not int or not 0 <= member < state['alive'].size:
+            raise InputError(f'no member {member!r}: the run has members 0 to {state["alive"].size - 1}')
+    full, scaling = ConfigDict(config), Scaling(**state['scaling'])
+    everyone, algorithm = members(full), build(full, len(scaling.mean), len(scaling.action_low)).algorithm
+    init = partial(program.init_policies, num_settings=everyone.shape[1], algorithm=algorithm)
+    learner = serialization.from_state_dict(jax.eval_shape(init, everyone.seeds()).learner, state['learner'])
+    policies = program.policies_of(algorithm, learner, state['density_params'], everyone.hyperparameters())
+    some = jax.tree.map(lambda x: np.asarray(x)[np.array(chosen)], policies)
+    return Actors(algorithm).play(some, scaling)
+
+
+def load(workdir: str | Path, member: int = 0) -> Callable[..., np.ndarray]:
+    """A run's policy: raw observations `[..., O]` (the task's flat vectors) to the environment's actions `[..., A]`.
+
+    Of a run with `flatten_observations`, the vectors are those that `spot_jax.flatten` makes: dicts in the alphabetical
+    order of their keys, tuples in their own, arrays row by row. A policy that remembers its episodes takes the rewards
+    of the steps before and whether an episode starts, too, `[...]` each; by default, each call starts one.
+    Raises InputError if there is no such run or member.
+    """
+    config, state = read_run(Path(workdir))
+    act = players(config, state, [member])
+    size, action_dim = len(state['scaling']['mean']), len(state['scaling']['action_low'])
+
+    def policy(observations: Any, rewards: Any = 0.0, starts: Any = True) -> np.ndarray:
+        try:
+            observations = np.asarray(observations, np.float32)
+        except (TypeError, ValueError) as error:
+            raise InputError('observations must be vectors: spot_jax.flatten makes them of dicts') from error
+        if observations.shape[-1:] != (size,):
+            raise InputError(f'observations of shape {observations.shape}: the policy takes [..., {size}]')
+        axes = observations.shape[:-1]
+        side_by_side = (np.broadcast_to(x, axes).reshape(1, -1) for x in (rewards, starts))
+        return act(observations.reshape(1, -1, size), *side_by_side)[0].reshape(*axes, action_dim)
+
+    return policy

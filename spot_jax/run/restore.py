@@ -1,0 +1,115 @@
+"""What a run takes over from another: its CVAEs, or its policies to fine-tune online."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import serialization
+from ml_collections import ConfigDict
+
+from spot_jax.methods import METHODS, options, path_of
+from spot_jax.population.members import Population
+from spot_jax.population.program import PhaseState
+from spot_jax.run.build import Parts, build
+from spot_jax.run.config import lookup, members
+from spot_jax.run.workdir import read_run
+from spot_jax.system.errors import InputError
+
+
+def _read(option: str, config: ConfigDict, sha256: str, fields: tuple[str, ...]) -> tuple[ConfigDict, dict[str, Any]]:
+    """The other run's config and checkpoint; raises InputError if it has other `fields`, or learned from other data."""
+    folder = lookup(config, option)
+    raw, state = read_run(Path(folder))
+    theirs, ours = ConfigDict(raw), ConfigDict(json.loads(config.to_json()))
+    for name in fields:
+        if lookup(theirs, name) != lookup(ours, name):
+            raise InputError(
+                f"config.{option}={folder}: its {name} is {lookup(theirs, name)}, this run's {lookup(ours, name)}"
+            )
+    if state['sha256'] != sha256:
+        raise InputError(f'config.{option}={folder} learned from {theirs.dataset_id}, which is other data than this')
+    return theirs, state
+
+
+def stages_folder(config: ConfigDict) -> str | None:
+    """The run that the config takes its stages from."""
+    option = METHODS[config.method].restore
+    return option and lookup(options(config), option)
+
+
+def _fields(config: ConfigDict, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Where the config has options of its method."""
+    return ('method', *(path_of(config.method, name) for name in names))
+
+
+def _told(group: tuple[float, ...], shared_by: tuple[str, ...]) -> str:
+    """A group that shares its stages, in words."""
+    seed, *rest = group
+    return ', '.join([f'seed {seed}', *(f'{name} {value:g}' for name, value in zip(shared_by, rest, strict=True))])
+
+
+def restored_stages(config: ConfigDict, population: Population, sha256: str) -> Any:
+    """What the stages of another run came to, [C], by what they depend on; raises InputError if that does not fit."""
+    method, path = population.method, path_of(config.method, METHODS[config.method].restore or '')
+    theirs, state = _read(path, config, sha256, _fields(config, method.stage_fields))
+    stage = parts_of(config, state).stages[-1].name.upper()
+    have, where = members(theirs).groups(), f'config.{path}={lookup(config, path)}'
+    missing = [_told(group, method.shared_by) for group in population.groups() if group not in have]
+    if missing or not state['density_params']:
+        raise InputError(f'{where} has no {stage} of {"; ".join(missing) or "any seed"}')
+    chosen = np.array([have.index(group) for group in population.groups()])
+    alive = shared_alive(state)[chosen]
+    sick = [_told(group, method.shared_by) for group, a in zip(population.groups(), alive, strict=True) if not a]
+    if sick:
+        raise InputError(f'{where}: its {stage} of {"; ".join(sick)} has diverged')
+    return jax.tree.map(lambda x: jnp.asarray(x[chosen]), state['density_params'])
+
+
+def parts_of(config: ConfigDict, state: dict[str, Any]) -> Parts:
+    """What a run with this checkpoint trains."""
+    return build(config, len(state['scaling']['mean']), len(state['scaling']['action_low']))
+
+
+def shared_alive(state: dict[str, Any]) -> np.ndarray:
+    """Whose stages [C] of a checkpoint have not diverged; older versions did not tell."""
+    return state.get('cvae_alive', np.ones(len(state['alive']), bool))
+
+
+def take_over_population(config: ConfigDict) -> None:
+    """Makes `config` the population that it goes on from: seeds and grid are those of `online.restore`."""
+    theirs, _ = read_run(Path(config.online.restore))
+    config.seeds = tuple(theirs['seeds'])
+    for name, values in theirs['grid'].items():
+        config.grid[name] = tuple(values)
+
+
+def restored_policies(
+    config: ConfigDict, sha256: str, fresh: PhaseState, has_stages: bool
+) -> tuple[PhaseState, Any, np.ndarray]:
+    """The learners and counters [C, P] of `online.restore`, its stages' results [C] and which of these are alive.
+
+    All are of this run's members; `fresh` says what the learners look like. Raises InputError if they do not fit, or if
+    a member or a needed CVAE is missing.
+    """
+    method = METHODS[config.method]
+    fields = method.policy_fields + (method.stage_fields if has_stages else ())
+    theirs, state = _read('online.restore', config, sha256, _fields(config, fields))
+    have, ours = members(theirs), members(config)
+    numbers = [m.number for m in have.members]
+    missing = [m.number for m in ours.members if m.number not in numbers]
+    if missing:
+        raise InputError(f'config.online.restore={config.online.restore} has no members {missing}: it is a part')
+    if has_stages and not state['density_params']:
+        raise InputError(f'config.online.restore={config.online.restore} has no CVAEs: choose another regularizer.name')
+    chosen = np.array([numbers.index(m.number) for m in ours.members])
+    take = lambda x: jnp.asarray(x.reshape(-1, *x.shape[2:])[chosen].reshape(*ours.shape, *x.shape[2:]))
+    taken = {
+        name: jax.tree.map(take, serialization.from_state_dict(getattr(fresh, name), state[name]))
+        for name in ('learner', 'alive', 'gradient_steps')
+    }
+    groups = np.array([have.groups().index(group) for group in ours.groups()])
+    shared = jax.tree.map(lambda x: jnp.asarray(x[groups]), state['density_params'])
+    return fresh.replace(**taken), shared, shared_alive(state)[groups]

@@ -152,7 +152,7 @@ def test_names_of_this_packages_modules_may_have_changed_since():
 
 
 def test_what_an_entry_point_wraps_itself_is_no_wrapper_of_the_dataset():
-    spec = gym.environments.make('spot_jax/PointMaze-UMaze-v0').spec
+    spec = gym.make('spot_jax/PointMaze-UMaze-v0').spec
     assert spec.additional_wrappers
     environments.make(EnvSpec.from_json(spec.to_json()), TASKS['pointmaze']).close()
 

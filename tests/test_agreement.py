@@ -7,9 +7,10 @@ import optax
 import pytest
 
 from spot_jax.benchmark.phases import data_of_rows
+from spot_jax.core import xla
 from spot_jax.core.networks import CVAE, Actor, DoubleCritic
-from spot_jax.core.train_state import correction_after
 from spot_jax.core.types import unpack
+from spot_jax.core.xla import correction_after
 from spot_jax.methods import spot
 from spot_jax.methods.density import kl_divergence
 from spot_jax.methods.regularizers import support
@@ -149,7 +150,7 @@ def test_what_a_block_draws_does_not_depend_on_the_group():
 def test_corrections_ahead_are_those_of_one_step_after_the_other():
     first = correction_after(3, jnp.zeros((4, 1, 2)))
     np.testing.assert_allclose(first[0, 0], [1 - 0.9**3, 1 - 0.999**3], rtol=2e-5)  # 0.999 is a float32
-    ahead = correction_after(program._steps(5, 2, 3), first[None, ..., None, :])
+    ahead = correction_after(xla.counted(5, 2, 3), first[None, ..., None, :])
     assert ahead.shape == (5, 4, 1, 2, 2)
     for block in range(5):
         for step in range(2):

@@ -13,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from spot_jax.benchmark.phases import lower, with_settings
-from spot_jax.population import program
+from spot_jax.core import xla
 from spot_jax.system.errors import InputError
 
 MEMBERS = (1, 16, 64)
@@ -113,7 +113,7 @@ def launches(config: ConfigDict, sizes: tuple[int, int]) -> list[dict[str, Any]]
         for num_members in MEMBERS:
             everyone = with_settings(config, seeds=tuple(range(num_members)))
             lowered = lower(everyone, phase, sizes, STEPS, sharding)
-            hlo = lowered.compile(compiler_options=program.XLA_OPTIONS['gpu']).as_text()
+            hlo = lowered.compile(compiler_options=xla.COMPILER_OPTIONS['gpu']).as_text()
             rows.append({'phase': phase, 'members': num_members, **per_block(hlo, num_blocks)})
     return rows
 

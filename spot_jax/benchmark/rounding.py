@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from spot_jax.benchmark.phases import data_of_rows, prepare, random_rows, with_settings
-from spot_jax.core import networks
+from spot_jax.core import networks, xla
 from spot_jax.core.types import Array, Params
 from spot_jax.methods import spot
 
@@ -20,7 +20,7 @@ MANTISSA_BITS = {'float32': 23, 'tensorfloat32': 10, 'bfloat16': 7}  # all have 
 
 
 def rounded_product(bits: int) -> Callable[[Array, Array], Array]:
-    """`networks.product` with its inputs and gradients rounded to so many bits of mantissa."""
+    """`xla.product` with its inputs and gradients rounded to so many bits of mantissa."""
     rounded = lambda x: jax.lax.reduce_precision(x, 8, bits)
 
     @jax.custom_vjp
@@ -28,14 +28,14 @@ def rounded_product(bits: int) -> Callable[[Array, Array], Array]:
         return rounded(x) @ rounded(kernel)
 
     def backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
-        return networks._product_backward(jax.tree.map(rounded, saved), rounded(grad))
+        return xla.product_backward(jax.tree.map(rounded, saved), rounded(grad))
 
     product.defvjp(lambda x, kernel: (product(x, kernel), (x, kernel)), backward)
     return product
 
 
 def first(critic: Any, params: Params, observations: Array, actions: Array) -> Array:
-    """`DoubleCritic.first` by way of `networks.product`."""
+    """`DoubleCritic.first` by way of `xla.product`."""
     layers = jax.tree.map(lambda p: p[0], params['params']['twin'])
     x = jnp.concatenate([observations, actions], axis=-1)
     return networks.MLP(critic.hidden_dims, 1, parent=None).apply({'params': layers}, x)[..., 0]
@@ -48,7 +48,7 @@ def losses(config: ConfigDict, sizes: tuple[int, int], steps: int) -> list[dict[
     config = with_settings(config, seeds=(0,))
     for name, bits in MANTISSA_BITS.items():
         with (
-            mock.patch.multiple(networks, product=rounded_product(bits)),
+            mock.patch.object(xla, 'product', rounded_product(bits)),
             mock.patch.object(networks.DoubleCritic, 'first', first),
         ):
             figures: dict[str, float] = {}

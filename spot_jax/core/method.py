@@ -72,6 +72,14 @@ class Stage(NamedTuple):
     steps: tuple[int, ...]
 
 
+class Idle(NamedTuple):
+    """Options that nothing reads while a condition holds."""
+
+    when: Callable[[Any], bool]  # of the options
+    because: str
+    fields: tuple[str, ...]  # or groups of fields; a grid over what they give is idle, too
+
+
 def no_stages(options: Any, observation_dim: int, action_dim: int) -> tuple[Stage, ...]:
     """Most methods train their policies alone."""
     del options, observation_dim, action_dim
@@ -97,6 +105,10 @@ class Method(NamedTuple):
     policy_fields, stage_fields: options that say what its learners, and those of its stages, look like: another run's
         must agree to be gone on from.
     restore: the option that names the run whose stages are taken, if there are any.
+    fresh_fields: options that nothing reads when learners and stages are another run's.
+    idle: which of its options have no effect, and when.
+    density: (its options, observation_dim, action_dim, learner, shared, hypers) -> a member's `density.Density`, if it
+        has learned one.
     at_top: its options are at the top of the config's tree, not under its name.
     """
 
@@ -113,4 +125,7 @@ class Method(NamedTuple):
     policy_fields: tuple[str, ...] = ()
     stage_fields: tuple[str, ...] = ()
     restore: str | None = None
+    fresh_fields: tuple[str, ...] = ()
+    idle: tuple[Idle, ...] = ()
+    density: Callable[[Any, int, int, Any, Any, Any], Any] | None = None
     at_top: bool = False

@@ -5,11 +5,13 @@ SPOT's layers start as PyTorch's `Linear` does, weights and biases uniform in ±
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from spot_jax.core import xla
 from spot_jax.core.types import Array, Params
 
 LOG_STD_RANGE = (-4.0, 15.0)
@@ -32,46 +34,18 @@ def pytorch(inputs: int) -> tuple[Initializer, Initializer]:
 def orthogonal(inputs: int) -> tuple[Initializer, Initializer]:
     """Orthogonal kernels times √2, and biases 0, as in jaxrl and the codes that grew from it."""
     del inputs
-    return nn.initializers.orthogonal(math.sqrt(2)), nn.initializers.zeros
 
+    def kernel(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
+        columns = xla.orthonormal(key, (max(shape), min(shape)))
+        return (math.sqrt(2) * (columns if shape[0] >= shape[1] else columns.T)).astype(dtype)
 
-@jax.custom_vjp
-def product(x: Array, kernel: Array) -> Array:
-    """`[..., I]` times `[I, O]`; the kernel's gradient comes as [I, O] (jax's own rule transposes it: a copy)."""
-    return x @ kernel
-
-
-def _product_backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
-    x, kernel = saved
-    if kernel.shape[-1] == 1:  # of a critic; else each kernel that reads it would compute it anew, from old biases too
-        grad = jax.lax.optimization_barrier(grad)
-    rows = lambda x: x.reshape(-1, x.shape[-1])
-    return jnp.einsum('...o,io->...i', grad, kernel), jnp.einsum('bi,bo->io', rows(x), rows(grad))
-
-
-product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
-
-
-@jax.custom_vjp
-def frozen_product(x: Array, kernel: Array) -> Array:
-    """`product` with a kernel that does not change and wants no gradient.
-
-    The barrier makes XLA transpose it before a loop, not in each trip: that took a CPU a tenth of an update's time.
-    """
-    return x @ kernel
-
-
-def _frozen_product_backward(kernel: Array, grad: Array) -> tuple[Array, Array]:
-    return grad @ jax.lax.optimization_barrier(kernel.T), jnp.zeros_like(kernel)
-
-
-frozen_product.defvjp(lambda x, kernel: (x @ kernel, kernel), _frozen_product_backward)
+    return kernel, nn.initializers.zeros
 
 
 def dense(x: Array, features: int, layer_init: LayerInit = pytorch, frozen: bool = False) -> Array:
     """Applies a new linear layer `[..., I] -> [..., features]`."""
     kernel_init, bias_init = layer_init(x.shape[-1])
-    dot_general = lambda x, kernel, *_, **__: (frozen_product if frozen else product)(x, kernel)
+    dot_general = lambda x, kernel, *_, **__: (xla.frozen_product if frozen else xla.product)(x, kernel)
     return nn.Dense(features, kernel_init=kernel_init, bias_init=bias_init, dot_general=dot_general)(x)
 
 
@@ -147,11 +121,6 @@ def gaussian_log_prob(mean: Array, log_std: Array, actions: Array) -> Array:
     return -jnp.sum(0.5 * standard**2 + log_std + 0.5 * math.log(2 * math.pi), axis=-1)
 
 
-def twice(x: Array) -> Array:
-    """Each critic's copy of what both see, `[2, ...]`: a product per critic, see `population`'s shared inputs."""
-    return jnp.broadcast_to(x, (2, *x.shape))
-
-
 class DoubleCritic(nn.Module):
     """Twin critics: (observations `[..., O]`, actions `[..., A]`) to values `[2, ...]`, one row per critic."""
 
@@ -168,7 +137,7 @@ class DoubleCritic(nn.Module):
 
     def __call__(self, observations: Array, actions: Array) -> Array:
         """(Observations `[..., O]`, actions `[..., A]`) to values `[2, ...]`, one row per critic."""
-        return self.of_inputs(jnp.concatenate([twice(observations), twice(actions)], axis=-1))
+        return self.of_inputs(jnp.concatenate([xla.for_each(observations, 2), xla.for_each(actions, 2)], axis=-1))
 
     def of_inputs(self, x: Array) -> Array:
         """Values `[2, ...]` of each critic's own inputs, observations and actions joined, `[2, ..., O + A]`."""
@@ -216,7 +185,7 @@ class CVAE(nn.Module):
         One output layer of 2Z units is the authors' two heads side by side: same values, same initialisation.
         """
         x = jnp.concatenate([observations, actions], axis=-1)
-        x = self.encoder(jax.lax.optimization_barrier(x))  # XLA would join this first layer and the critic's, by copies
+        x = self.encoder(xla.settled(x))  # else XLA joins this first layer and a critic's
         mean, log_std = jnp.split(x, 2, axis=-1)
         return mean, jnp.exp(jnp.clip(log_std, *LOG_STD_RANGE))
 

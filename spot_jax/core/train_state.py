@@ -1,53 +1,14 @@
 """One network's parameters and optimiser state; each network has its own."""
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple, Self
+from typing import Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import struct
 
 from spot_jax.core.types import Array, Params
-
-B1, B2, EPS = 0.9, 0.999, 1e-8  # of Adam
-
-
-class AdamState(NamedTuple):
-    """Adam's moments.
-
-    The bias corrections are carried instead of a count of steps, because powers cost kernels of their own; as one
-    vector, because XLA fuses the updates of several parameters only if they read an array, not two scalars.
-    """
-
-    correction: Array  # [2], 1 − B1^t and 1 − B2^t after t steps; or those of the coming steps, [N, 2]
-    mu: Params  # mean of the gradients
-    nu: Params  # mean of their squares
-
-
-def correction_after(steps: Any, correction: Array) -> Array:
-    """What a `correction` [..., 2] is so many steps later, a number or an array that broadcasts to `[...]`."""
-    float32s = np.array([B1, B2], np.float32).astype(np.float64)  # optax raises the float32 numbers
-    decays = float32s ** np.asarray(steps)[..., None]
-    decays = decays.reshape((1,) * (correction.ndim - decays.ndim) + decays.shape)
-    return jnp.float32(decays) * correction + jnp.float32(1 - decays)
-
-
-def _is_adam(tree: Any) -> bool:
-    return isinstance(tree, AdamState)
-
-
-def corrections(learner: Any) -> list[Array]:
-    """The `correction` of every optimiser in a tree."""
-    return [adam.correction for adam in jax.tree.leaves(learner, is_leaf=_is_adam) if _is_adam(adam)]
-
-
-def with_corrections(learner: Any, new: Iterable[Array]) -> Any:
-    """The tree with others in their place."""
-    rest = iter(new)
-    replace = lambda x: x._replace(correction=next(rest)) if _is_adam(x) else x
-    return jax.tree.map(replace, learner, is_leaf=_is_adam)
+from spot_jax.core.xla import B1, B2, EPS, AdamState, correction_after
 
 
 def init_adam(params: Params) -> AdamState:

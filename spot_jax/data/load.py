@@ -44,8 +44,6 @@ def open_minari(dataset_id: str) -> Any:
 
     check_id(dataset_id)
     top = root()
-    if top.exists() and not top.is_dir():
-        raise InputError(f'{top} is no folder of datasets: MINARI_DATASETS_PATH names it')
     is_new = not top.exists()
     path = top / dataset_id
     try:

@@ -52,14 +52,17 @@ def metadata(dataset_id: str, evaluation: EnvSpec, algorithm: str, code: str, de
 
 
 def root() -> Path:
-    """Minari's folder of all datasets; it may not exist. Raises InputError if there is no such name."""
+    """Minari's folder of all datasets; it may not exist. Raises InputError if no folder is named."""
     named = os.environ.get('MINARI_DATASETS_PATH')
     if named == '':
         raise InputError('MINARI_DATASETS_PATH is empty: unset it, or name the folder of the datasets')
     try:
-        return Path(named) if named else Path('~/.minari/datasets').expanduser()
+        top = Path(named) if named else Path('~/.minari/datasets').expanduser()
     except RuntimeError as error:
         raise InputError('there is no home directory: let MINARI_DATASETS_PATH name a folder for datasets') from error
+    if top.exists() and not top.is_dir():
+        raise InputError(f'{top} is no folder of datasets: MINARI_DATASETS_PATH names it')
+    return top
 
 
 def hidden_name(dataset_id: str) -> str:

@@ -8,15 +8,28 @@ All functions take the noise that makes latents, z = mean + std·noise, so that 
 
 import math
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from spot_jax.core import xla
+from spot_jax.core.method import Data, Stage
 from spot_jax.core.networks import CVAE
-from spot_jax.core.types import Array, Metrics, Params, Transition
+from spot_jax.core.sampling import uniform_indices
+from spot_jax.core.train_state import TrainState
+from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
 
 # (cvae, params, observations [B, O], actions [B, A], noise [B, L, Z], beta) -> [B]
 Estimator = Callable[[CVAE, Params, Array, Array, Array, Array], Array]
+
+
+class Density(NamedTuple):
+    """A trained density of one member: what `spot_jax.load_density` takes."""
+
+    cvae: CVAE
+    params: Params
+    beta: Array
 
 
 def kl_divergence(mean: Array, std: Array) -> Array:
@@ -24,7 +37,9 @@ def kl_divergence(mean: Array, std: Array) -> Array:
     return 0.5 * (mean**2 + std**2 - 1 - 2 * jnp.log(std))
 
 
-def cvae_loss_fn(params: Params, cvae: CVAE, batch: Transition, noise: Array, beta: Array) -> tuple[Array, Metrics]:
+def cvae_loss_fn(
+    params: Params, cvae: CVAE, batch: Transition, noise: Array, beta: Array | float
+) -> tuple[Array, Metrics]:
     """The training loss recon + β·KL on a minibatch, with one latent sample from `noise` [B, Z].
 
     Reconstruction and KL are means over the batch *and* over dimensions, as the authors' code does.
@@ -35,6 +50,63 @@ def cvae_loss_fn(params: Params, cvae: CVAE, batch: Transition, noise: Array, be
     kl_loss = jnp.mean(kl_divergence(mean, std))
     loss = recon_loss + beta * kl_loss
     return loss, {'cvae_loss': loss, 'recon_loss': recon_loss, 'kl_loss': kl_loss}
+
+
+class CVAEStage(NamedTuple):
+    """How the CVAE is trained before the policies."""
+
+    cvae: CVAE
+    observation_dim: int
+    batch_size: int
+    lr: float
+    num_steps: int
+
+
+def init_cvae(key: Array, stage: CVAEStage) -> TrainState:
+    """A fresh CVAE; the key is consumed."""
+    observations, actions = jnp.zeros((1, stage.observation_dim)), jnp.zeros((1, stage.cvae.action_dim))
+    return TrainState.create(stage.cvae.init(key, observations, actions, jnp.zeros((1, stage.cvae.num_latents))))
+
+
+def draw_cvae(key: Array, data: Data, stage: CVAEStage) -> tuple[Transition, Array]:
+    """A minibatch [B, ...] and the noise [B, Z] of one step of the CVAE; the key is consumed."""
+    index_key, noise_key = jax.random.split(key)
+    rows = data.rows[uniform_indices(index_key, (stage.batch_size,), len(data.rows))]
+    batch = unpack(rows, stage.observation_dim, stage.cvae.action_dim)
+    return batch, jax.random.normal(noise_key, (stage.batch_size, stage.cvae.num_latents))
+
+
+def update_cvae(
+    state: TrainState, cvae: CVAE, batch: Transition, noise: Array, beta: Array | float, lr: Array | float
+) -> tuple[TrainState, Metrics]:
+    """One gradient step; metrics are of the whole minibatch."""
+    grads, metrics = jax.grad(cvae_loss_fn, has_aux=True)(state.params, cvae, batch, noise, beta)
+    return state.apply_gradients(grads, lr), metrics
+
+
+def cvae_stage(trained: CVAEStage, beta: Callable[[Any], Array | float]) -> Stage:
+    """The CVAE as the population takes it, with β from a member's hyperparameters; what it comes to are its parameters.
+
+    Its metrics are `[1]`.
+    """
+
+    def update(
+        state: TrainState, shared: Any, drawn: tuple[Transition, Array], hypers: Any, step: Array
+    ) -> tuple[TrainState, Metrics]:
+        del shared, step
+        state, metrics = update_cvae(state, trained.cvae, *drawn, beta(hypers), trained.lr)
+        return state, {name: value[None] for name, value in metrics.items()}
+
+    return Stage(
+        name='cvae',
+        num_steps=trained.num_steps,
+        init=lambda key: init_cvae(key, trained),
+        draw=lambda key, data: draw_cvae(key, data, trained),
+        update=update,
+        result=lambda learner, shared: learner.params,
+        block=1,
+        steps=(1,),
+    )
 
 
 def decoder_variance(cvae: CVAE, beta: Array) -> Array:
@@ -58,9 +130,8 @@ def elbo_loss(cvae: CVAE, params: Params, observations: Array, actions: Array, n
     It is −ELBO times 2σ²/A, plus a constant.
     """
     mean, std, _, error = _sample(cvae, params, observations, actions, noise)
-    # One sum over both terms' dimensions, since two would be two kernels.
-    terms = (jnp.mean(error, axis=1) / cvae.action_dim, beta * kl_divergence(mean, std) / cvae.num_latents)
-    return jnp.sum(jnp.concatenate(terms, axis=-1), axis=-1)
+    kl = kl_divergence(mean, std)
+    return xla.sum_of(jnp.mean(error, axis=1) / cvae.action_dim, beta * kl / cvae.num_latents)
 
 
 def _normal_log_prob(squared_error: Array, variance: Array) -> Array:

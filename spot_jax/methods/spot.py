@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from spot_jax.core import xla
 from spot_jax.core.fields import (
     FOLDER,
     HIDDEN_DIMS,
@@ -24,12 +25,13 @@ from spot_jax.core.fields import (
     real,
     whole,
 )
-from spot_jax.core.method import Algorithm, Data, Method, Stage
-from spot_jax.core.networks import CVAE, Actor, DoubleCritic, twice
+from spot_jax.core.method import Algorithm, Data, Idle, Method, Stage
+from spot_jax.core.networks import CVAE, Actor, DoubleCritic
 from spot_jax.core.sampling import uniform_indices
-from spot_jax.core.train_state import TargetTrainState, TrainState
+from spot_jax.core.train_state import TargetTrainState
 from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
-from spot_jax.methods.density import cvae_loss_fn
+from spot_jax.methods import density
+from spot_jax.methods.density import CVAEStage, Density
 from spot_jax.methods.regularizers import PENALTIES, REGULARIZERS, Regularizer
 
 FIELDS = {
@@ -139,7 +141,7 @@ def target_values(state: TD3State, td3: TD3, batch: Transition, noise: Noise, hy
 def critic_loss_fn(params: Params, td3: TD3, batch: Transition, target_q: Array) -> tuple[Array, Metrics]:
     """The sum over both critics of the mean squared error to `target_q` [B]; metrics are per state, `[B]`."""
     inputs = jnp.concatenate([batch.observations, batch.actions], axis=-1)  # neighbours in a row: no copy
-    q = td3.critic.apply(params, twice(inputs), method='of_inputs')
+    q = td3.critic.apply(params, xla.for_each(inputs, 2), method='of_inputs')
     losses = jnp.sum((q - target_q[None]) ** 2, axis=0)
     return jnp.mean(losses), {'critic_loss': losses, 'q': jnp.mean(q, axis=0)}
 
@@ -199,8 +201,7 @@ def update(
         one = jax.tree.map(lambda x, i=i: x[i : i + 1], batches)
         state, critic_metrics = update_critic(state, td3, one, target_q[i : i + 1], hypers)
         history.append(jax.tree.map(lambda x: x[0], critic_metrics))
-    # Without a barrier they would read the old biases late, which must be copied for it.
-    critic_metrics = jax.lax.optimization_barrier(jax.tree.map(lambda *xs: sum(xs) / len(xs), *history))
+    critic_metrics = xla.settled(jax.tree.map(lambda *xs: sum(xs) / len(xs), *history))
     batch = jax.tree.map(lambda x: x[-1], batches)
     state, actor_metrics = update_actor(state, td3, density_params, batch, noise, hypers)
     return state, critic_metrics | actor_metrics
@@ -217,34 +218,10 @@ class Spec(NamedTuple):
     cvae_steps: int = 1
 
 
-def draw_cvae(key: Array, data: Data, spec: Spec) -> tuple[Transition, Array]:
-    """A minibatch [B, ...] and the noise [B, Z] of one step of the CVAE; the key is consumed."""
-    index_key, noise_key = jax.random.split(key)
-    rows = data.rows[uniform_indices(index_key, (spec.batch_size,), len(data.rows))]
-    batch = unpack(rows, spec.observation_dim, spec.cvae.action_dim)
-    return batch, jax.random.normal(noise_key, (spec.batch_size, spec.cvae.num_latents))
-
-
-def update_cvae(
-    state: TrainState, shared: Any, drawn: tuple[Transition, Array], hypers: Hyperparameters, step: Array, spec: Spec
-) -> tuple[TrainState, Metrics]:
-    """One step of the CVAE; it has metrics of the whole minibatch, `[1]`."""
-    del shared, step
-    grads, metrics = jax.grad(cvae_loss_fn, has_aux=True)(state.params, spec.cvae, *drawn, hypers.beta)
-    return state.apply_gradients(grads, spec.cvae_lr), {name: value[None] for name, value in metrics.items()}
-
-
-def init_cvae(key: Array, spec: Spec) -> TrainState:
-    """A fresh CVAE; the key is consumed."""
-    observations, actions = jnp.zeros((1, spec.observation_dim)), jnp.zeros((1, spec.cvae.action_dim))
-    return TrainState.create(spec.cvae.init(key, observations, actions, jnp.zeros((1, spec.cvae.num_latents))))
-
-
 def cvae_stage(spec: Spec) -> Stage:
     """The CVAE as the population takes it."""
-    init, draw, update = partial(init_cvae, spec=spec), partial(draw_cvae, spec=spec), partial(update_cvae, spec=spec)
-    result = lambda learner, shared: learner.params
-    return Stage('cvae', spec.cvae_steps, init, draw, update, result, block=1, steps=(1,))
+    trained = CVAEStage(spec.cvae, spec.observation_dim, spec.batch_size, spec.cvae_lr, spec.cvae_steps)
+    return density.cvae_stage(trained, lambda hypers: hypers.beta)
 
 
 def stages(spec: Spec) -> tuple[Stage, ...]:
@@ -301,6 +278,26 @@ def make_spec(config: Any, observation_dim: int, action_dim: int) -> Spec:
     return Spec(cvae, td3, observation_dim, config.batch_size, config.cvae.lr, config.cvae.steps)
 
 
+def density_of(
+    config: Any, observation_dim: int, action_dim: int, learner: TD3State, shared: Params, hypers: Hyperparameters
+) -> Density | None:
+    """The behaviour's density, if a CVAE was trained."""
+    del learner
+    return Density(make_spec(config, observation_dim, action_dim).cvae, shared, hypers.beta) if shared else None
+
+
+IDLE = (
+    Idle(
+        lambda o: o.regularizer.name != 'support',
+        'regularizer.name is not support',
+        ('cvae', 'regularizer.estimator', 'regularizer.num_samples'),
+    ),
+    Idle(lambda o: o.regularizer.name == 'none', 'regularizer.name is none', ('regularizer.weight',)),
+    Idle(lambda o: o.cvae.restore is not None, 'cvae.restore is given', ('cvae.steps', 'cvae.lr')),
+    Idle(lambda o: o.policy_noise == 0 and not o.grid.policy_noise, 'policy_noise is 0', ('noise_clip',)),
+    Idle(lambda o: o.noise_clip == 0 and not o.grid.noise_clip, 'noise_clip is 0', ('policy_noise',)),
+)
+
 METHOD = Method(
     title=lambda config: {'none': 'TD3', 'bc': 'TD3+BC', 'support': 'SPOT'}[config.regularizer.name],
     hyperparameters=Hyperparameters,
@@ -329,5 +326,8 @@ METHOD = Method(
     policy_fields=('actor.hidden_dims', 'critic.hidden_dims', 'normalize_observations'),
     stage_fields=('cvae.hidden_dims', 'cvae.latent_dim', 'normalize_observations'),
     restore='cvae.restore',
+    fresh_fields=('cvae.steps', 'cvae.lr', 'cvae.restore', 'actor.output_init', 'critic.output_init'),
+    idle=IDLE,
+    density=density_of,
     at_top=True,
 )

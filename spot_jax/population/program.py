@@ -12,11 +12,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
+from spot_jax.core import xla
 from spot_jax.core.method import Algorithm, Data, Stage
-from spot_jax.core.train_state import correction_after, corrections, with_corrections
 from spot_jax.core.types import Array, Metrics
 from spot_jax.population.sharding import compile_over, in_turns
 
@@ -25,14 +24,6 @@ POLICY_INIT, POLICY_TRAIN, ONLINE_TRAIN, EXPLORE = 2, 3, 4, 5
 STAGES = ((0, 1), (6, 7), (8, 9), (10, 11))  # of each stage, its start and its training
 MAX_GROUP = 128  # blocks that draw at once
 MAX_Q = 1e4  # a member whose mean |Q| passes this has diverged
-# Members that train at a time, where not all do: on a CPU those whose parameters and moments stay in its cache.
-AT_ONCE = {'cpu': 2}
-# A GPU's small products would be split in parts, added up by kernels of their own; a CPU's would go to YNNPACK, which
-# is slower here than Eigen (experiments/results/throughput).
-XLA_OPTIONS: dict[str, dict[str, Any]] = {
-    'gpu': {'xla_gpu_experimental_force_split_k': 1},
-    'cpu': {'xla_cpu_experimental_ynn_fusion_type': ''},
-}
 
 
 class PhaseState(struct.PyTreeNode):
@@ -95,9 +86,7 @@ def of_settings(algorithm: Algorithm) -> Callable[..., tuple[Any, Metrics]]:
     """A method's update of the P settings [P] of one seed: they see the same minibatches and noise."""
 
     def update(learner: Any, shared: Any, drawn: Any, hypers: Any, step: Array) -> tuple[Any, Metrics]:
-        # Shared inputs would join all policies' first layers in one product of transposed (copied) parameters.
-        size = len(jax.tree.leaves(hypers)[0])
-        drawn = jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *x.shape)), drawn)
+        drawn = jax.tree.map(lambda x: xla.for_each(x, len(jax.tree.leaves(hypers)[0])), drawn)
         return jax.vmap(algorithm.update, (0, None, 0, 0, None))(learner, shared, drawn, hypers, step)
 
     return update
@@ -110,11 +99,6 @@ def of_stage(stage: Stage) -> Callable[..., tuple[Any, Metrics]]:
         return stage.update(learner, shared, drawn, jax.tree.map(lambda x: x[0], hypers), step)
 
     return update
-
-
-def _steps(num_blocks: int, per_block: int, ndim: int) -> np.ndarray:
-    """1, 2, 3, ... as `[num_blocks, 1, ..., per_block]`, with axes for members in between."""
-    return np.arange(1, num_blocks * per_block + 1).reshape(num_blocks, *(1,) * (ndim - 1), per_block)
 
 
 def _make_phase(
@@ -131,7 +115,7 @@ def _make_phase(
     Blocks run in groups: a group draws all its minibatches and noise at once, and is undone as a whole for a member
     that diverges in it. Metrics are means over the groups in which a member was alive, shaped as the members are. The
     state is donated. Members are shared out over `devices`, by default all of this host's, and train `at_once` on each,
-    by default as `AT_ONCE` says of its platform.
+    by default as `xla.AT_ONCE` says of its platform.
     """
     num_blocks = num_steps // part.block
     size = max(k for k in range(1, MAX_GROUP + 1) if num_blocks % k == 0)
@@ -145,19 +129,17 @@ def _make_phase(
 
         def one(learner: Any, xs: tuple[Any, list[Array], Array]) -> tuple[Any, Array]:
             drawn, now, block = xs
-            new, metrics = over_seeds(with_corrections(learner, now), shared, drawn, hypers, block * part.block)
+            new, metrics = over_seeds(xla.with_corrections(learner, now), shared, drawn, hypers, block * part.block)
             names[:] = metrics
             # The metrics as one array, so that one kernel writes it.
-            return with_corrections(new, corrections(learner)), jnp.stack(list(metrics.values()))
+            return xla.with_corrections(new, xla.corrections(learner)), jnp.stack(list(metrics.values()))
 
         def group(state: PhaseState, _: None) -> tuple[PhaseState, tuple[Array, Array]]:
             blocks = state.block + jnp.arange(size)
             drawn = draw(fold_in(keys, blocks))
-            # All corrections of Adam at once: carried from block to block, they would cost kernels of their own.
-            now = list(zip(part.steps, corrections(state.learner), strict=True))
-            queues = [correction_after(_steps(size, n, c.ndim), c[None, ..., None, :]) for n, c in now]
+            queues, after = xla.coming_corrections(state.learner, part.steps, size)
             learner, history = jax.lax.scan(one, state.learner, (drawn, queues, blocks))
-            learner = with_corrections(learner, [correction_after(size * n, c) for n, c in now])
+            learner = xla.with_corrections(learner, after)
             means = jnp.mean(history, axis=(0, -1))
             alive, learner = guard(state.alive, dict(zip(names, means, strict=True)), learner, state.learner)
             steps = state.gradient_steps + size * part.block * alive
@@ -171,8 +153,8 @@ def _make_phase(
     run = jax.default_matmul_precision(precision)(run)
     devices = devices or jax.local_devices()
     platform = devices[0].platform
-    at_once = at_once or AT_ONCE.get(platform)
-    return compile_over(in_turns(run, at_once) if at_once else run, devices, XLA_OPTIONS.get(platform))
+    at_once = at_once or xla.AT_ONCE.get(platform)
+    return compile_over(in_turns(run, at_once) if at_once else run, devices, xla.COMPILER_OPTIONS.get(platform))
 
 
 def stage_phase(

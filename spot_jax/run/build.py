@@ -1,5 +1,6 @@
 """What a run is made of, from its config and its dataset: the method's parts, scaling, the data on the device."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -32,6 +33,11 @@ def build(config: ConfigDict, observation_dim: int, action_dim: int) -> Parts:
         own = ConfigDict({**own, 'schedule_steps': config.offline.steps})
     arguments = own, observation_dim, action_dim
     return Parts(method, method.make(*arguments), method.stages(*arguments))
+
+
+def parts_of(config: ConfigDict, state: Mapping[str, Any]) -> Parts:
+    """What a run with this checkpoint trains."""
+    return build(config, len(state['scaling']['mean']), len(state['scaling']['action_low']))
 
 
 class Rewards(NamedTuple):

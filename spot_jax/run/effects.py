@@ -1,20 +1,15 @@
 """Which options of a run have no effect, as data: it is better to hear of it before the run than after."""
 
 from collections.abc import Callable, Collection
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from spot_jax.acting.tasks import TASKS
-from spot_jax.methods import GRID, METHODS, hyperparameters, path_of
+from spot_jax.core.method import Idle
+from spot_jax.methods import GRID, METHODS, hyperparameters, options, path_of
 
-
-class Idle(NamedTuple):
-    """Fields that nothing reads while a condition holds."""
-
-    when: Callable[[Any], bool]  # of the config
-    because: str
-    fields: tuple[str, ...]  # or groups of fields
+COOLING = ('online.cooling_steps', 'online.cooling_floor')
 
 
 def _spans(name: str, each: str) -> Callable[[Any], bool]:
@@ -27,31 +22,38 @@ def _of_others(name: str) -> Idle:
     all_of_them = [path_of(other, field) for other in METHODS for field in METHODS[other].fields]
     spanned = (f'grid.{each}' for each in GRID if each not in hyperparameters(name))
     fields = (*(path for path in all_of_them if path not in own), *spanned)
-    return Idle(lambda c: c.method == name, f'method is {name}', fields)
+    return Idle(lambda c: c.method == name, f'method is {name}', fields + COOLING * (not METHODS[name].cooled))
+
+
+def covers(fields: Collection[str], path: str) -> bool:
+    """Whether a path is one of the fields, or in one of these groups of fields."""
+    return any(f'{path}.'.startswith(f'{field}.') for field in fields)
+
+
+def _of_method(name: str) -> list[Idle]:
+    """What a method says of its own options, by their paths, with what follows for the grid and for cooling."""
+    paths, found = hyperparameters(name), []
+    for idle in METHODS[name].idle:
+        fields = tuple(path_of(name, field) for field in idle.fields)
+        given = [each for each, path in paths.items() if covers(fields, path)]
+        fields += tuple(f'grid.{each}' for each in given)
+        if set(METHODS[name].cooled) <= set(given):
+            fields += COOLING
+        when = lambda c, when=idle.when: c.method == name and when(options(c))
+        found.append(Idle(when, idle.because, fields))
+    fresh = tuple(path_of(name, field) for field in METHODS[name].fresh_fields)
+    return [*found, Idle(lambda c: c.method == name and _goes_on(c), 'online.restore is given', fresh)]
+
+
+def _goes_on(c: Any) -> bool:
+    return c.online.steps > 0 and c.online.restore is not None
 
 
 IDLE = [
     *map(_of_others, METHODS),
-    Idle(
-        lambda c: c.regularizer.name != 'support',
-        'regularizer.name is not support',
-        ('cvae', 'grid.beta', 'regularizer.estimator', 'regularizer.num_samples'),
-    ),
-    Idle(
-        lambda c: c.regularizer.name == 'none',
-        'regularizer.name is none',
-        ('regularizer.weight', 'grid.regularizer_weight', 'online.cooling_steps', 'online.cooling_floor'),
-    ),
+    *(idle for name in METHODS for idle in _of_method(name)),
     Idle(lambda c: TASKS[c.task].is_maze, "task is a maze's", ('flatten_observations',)),
-    Idle(lambda c: c.cvae.restore is not None, 'cvae.restore is given', ('cvae.steps', 'cvae.lr')),
-    Idle(
-        lambda c: c.online.steps > 0 and c.online.restore is not None,
-        'online.restore is given',
-        (
-            *('seeds', 'grid', 'offline', 'cvae.steps', 'cvae.lr', 'cvae.restore'),
-            *('actor.output_init', 'critic.output_init'),
-        ),
-    ),
+    Idle(_goes_on, 'online.restore is given', ('seeds', 'grid', 'offline')),
     Idle(
         lambda c: c.online.steps == 0,
         'online.steps is 0',
@@ -75,16 +77,6 @@ IDLE = [
         'no environment is needed',
         ('evaluation.trust_environment', 'evaluation.max_episode_steps', 'evaluation.timeout'),
     ),
-    Idle(
-        lambda c: c.policy_noise == 0 and not c.grid.policy_noise,
-        'policy_noise is 0',
-        ('noise_clip', 'grid.noise_clip'),
-    ),
-    Idle(
-        lambda c: c.noise_clip == 0 and not c.grid.noise_clip,
-        'noise_clip is 0',
-        ('policy_noise', 'grid.policy_noise'),
-    ),
     *(
         Idle(_spans(name, each), f'grid.{each} is given', (path,))
         for name in METHODS
@@ -98,7 +90,7 @@ def without_effect(config: ConfigDict, changed: Collection[str]) -> list[str]:
     told: list[str] = []
     left = list(changed)
     for idle in filter(lambda idle: idle.when(config), IDLE):
-        found = [path for path in left if any(f'{path}.'.startswith(f'{field}.') for field in idle.fields)]
+        found = [path for path in left if covers(idle.fields, path)]
         left = [path for path in left if path not in found]
         if found:
             told.append(f'{", ".join(found)} ({idle.because})')

@@ -13,8 +13,8 @@ from jax.extend import core
 from ml_collections import ConfigDict
 
 from spot_jax.core.method import Algorithm, Data, Stage
+from spot_jax.core.xla import AT_ONCE
 from spot_jax.methods import METHODS, hyperparameters
-from spot_jax.population.program import AT_ONCE
 from spot_jax.run.build import build
 from spot_jax.system.memory import Part, device_memory, require_room
 

@@ -20,7 +20,8 @@ from spot_jax.acting.scaling import Scaling
 from spot_jax.core.method import Algorithm
 from spot_jax.core.types import Array, Params
 from spot_jax.population import program
-from spot_jax.run.build import build
+from spot_jax.population.members import Population
+from spot_jax.run.build import parts_of
 from spot_jax.run.config import members
 from spot_jax.run.workdir import read_run
 from spot_jax.system.errors import InputError
@@ -68,6 +69,14 @@ class Actors:
         return act
 
 
+def trained(config: ConfigDict, state: Mapping[str, Any]) -> tuple[Population, Algorithm, Any]:
+    """A run's members, how they learn, and the learners [C, P, ...] of its checkpoint."""
+    everyone, algorithm = members(config), parts_of(config, state).algorithm
+    init = partial(program.init_policies, num_settings=everyone.shape[1], algorithm=algorithm)
+    fresh = jax.eval_shape(init, everyone.seeds()).learner
+    return everyone, algorithm, serialization.from_state_dict(fresh, state['learner'])
+
+
 def players(config: Mapping[str, Any], state: Mapping[str, Any], chosen: Sequence[int]) -> evaluation.Act:
     """The policies of some members side by side, from a run's config and checkpoint; see `Actors.play`.
 
@@ -76,13 +85,10 @@ def players(config: Mapping[str, Any], state: Mapping[str, Any], chosen: Sequenc
     for member in chosen:
         if type(member) is not int or not 0 <= member < state['alive'].size:
             raise InputError(f'no member {member!r}: the run has members 0 to {state["alive"].size - 1}')
-    full, scaling = ConfigDict(config), Scaling(**state['scaling'])
-    everyone, algorithm = members(full), build(full, len(scaling.mean), len(scaling.action_low)).algorithm
-    init = partial(program.init_policies, num_settings=everyone.shape[1], algorithm=algorithm)
-    learner = serialization.from_state_dict(jax.eval_shape(init, everyone.seeds()).learner, state['learner'])
+    everyone, algorithm, learner = trained(ConfigDict(config), state)
     policies = program.policies_of(algorithm, learner, state['density_params'], everyone.hyperparameters())
     some = jax.tree.map(lambda x: np.asarray(x)[np.array(chosen)], policies)
-    return Actors(algorithm).play(some, scaling)
+    return Actors(algorithm).play(some, Scaling(**state['scaling']))
 
 
 def load(workdir: str | Path, member: int = 0) -> Callable[..., np.ndarray]:

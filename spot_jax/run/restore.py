@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from spot_jax.methods import METHODS, options, path_of
 from spot_jax.population.members import Population
 from spot_jax.population.program import PhaseState
-from spot_jax.run.build import Parts, build
+from spot_jax.run.build import parts_of
 from spot_jax.run.config import lookup, members
 from spot_jax.run.workdir import read_run
 from spot_jax.system.errors import InputError
@@ -55,7 +55,7 @@ def restored_stages(config: ConfigDict, population: Population, sha256: str) -> 
     """What the stages of another run came to, [C], by what they depend on; raises InputError if that does not fit."""
     method, path = population.method, path_of(config.method, METHODS[config.method].restore or '')
     theirs, state = _read(path, config, sha256, _fields(config, method.stage_fields))
-    stage = parts_of(config, state).stages[-1].name.upper()
+    stage = _last_stage(config, state)
     have, where = members(theirs).groups(), f'config.{path}={lookup(config, path)}'
     missing = [_told(group, method.shared_by) for group in population.groups() if group not in have]
     if missing or not state['density_params']:
@@ -68,9 +68,9 @@ def restored_stages(config: ConfigDict, population: Population, sha256: str) -> 
     return jax.tree.map(lambda x: jnp.asarray(x[chosen]), state['density_params'])
 
 
-def parts_of(config: ConfigDict, state: dict[str, Any]) -> Parts:
-    """What a run with this checkpoint trains."""
-    return build(config, len(state['scaling']['mean']), len(state['scaling']['action_low']))
+def _last_stage(config: ConfigDict, state: dict[str, Any]) -> str:
+    """What a person calls that which the policies need."""
+    return parts_of(config, state).stages[-1].name.upper()
 
 
 def shared_alive(state: dict[str, Any]) -> np.ndarray:
@@ -103,7 +103,7 @@ def restored_policies(
     if missing:
         raise InputError(f'config.online.restore={config.online.restore} has no members {missing}: it is a part')
     if has_stages and not state['density_params']:
-        raise InputError(f'config.online.restore={config.online.restore} has no CVAEs: choose another regularizer.name')
+        raise InputError(f'config.online.restore={config.online.restore} has no {_last_stage(config, state)}')
     chosen = np.array([numbers.index(m.number) for m in ours.members])
     take = lambda x: jnp.asarray(x.reshape(-1, *x.shape[2:])[chosen].reshape(*ours.shape, *x.shape[2:]))
     taken = {

@@ -13,10 +13,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from spot_jax.acting.scaling import Scaling
-from spot_jax.core.networks import CVAE
 from spot_jax.data.checks import unit_actions
+from spot_jax.methods import options
 from spot_jax.methods.density import ESTIMATORS
-from spot_jax.run.config import members
+from spot_jax.run.policy import trained
 from spot_jax.run.restore import shared_alive
 from spot_jax.run.workdir import read_run
 from spot_jax.system.errors import InputError
@@ -35,27 +35,30 @@ def load(
     raw, state = read_run(Path(workdir))
     if estimator not in ESTIMATORS:
         raise InputError(f'no estimator {estimator!r}: choose one of {", ".join(ESTIMATORS)}')
-    if not state['density_params']:
-        raise InputError(f'the run in {workdir} has no CVAE: its method trains none')
-    config = ConfigDict(raw)
-    population = members(config)
-    if not 0 <= member < len(population.members):
-        raise InputError(f'no member {member}: the run has members 0 to {len(population.members) - 1}')
-    if not shared_alive(state)[member // population.shape[1]]:
+    config, scaling = ConfigDict(raw), Scaling(**state['scaling'])
+    sizes = (len(scaling.mean), len(scaling.action_low))
+    everyone, _, learners = trained(config, state)
+    if not 0 <= member < len(everyone.members):
+        raise InputError(f'no member {member}: the run has members 0 to {len(everyone.members) - 1}')
+    group, setting = divmod(member, everyone.shape[1])
+    if not shared_alive(state)[group]:
         raise InputError(f'the CVAE of member {member} of the run in {workdir} has diverged')
-    beta = jnp.float32(population.members[member].hyperparameters['beta'])
-    params = jax.tree.map(lambda x: x[member // population.shape[1]], state['density_params'])
-    scaling = Scaling(**state['scaling'])
-    cvae = CVAE(len(scaling.action_low), tuple(config.cvae.hidden_dims), config.cvae.latent_dim)
+    shared = jax.tree.map(lambda x: x[group], state['density_params'])
+    learner, hypers = jax.tree.map(lambda x: x[group, setting], (learners, everyone.hyperparameters()))
+    density_of = everyone.method.density
+    density = density_of and density_of(options(config), *sizes, learner, shared, hypers)
+    if density is None:
+        raise InputError(f'the run in {workdir} has no CVAE: its method trains none')
+    cvae = density.cvae
 
     @jax.jit
     def score(observations: jax.Array, actions: jax.Array) -> jax.Array:
         noise = jax.random.normal(jax.random.key(seed), (len(actions), num_samples, cvae.num_latents))
-        return ESTIMATORS[estimator](cvae, params, observations, actions, noise, beta)
+        return ESTIMATORS[estimator](cvae, density.params, observations, actions, noise, density.beta)
 
     def log_prob(observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
         observations, actions = (np.asarray(x, np.float32) for x in (observations, actions))
-        axes, sizes = observations.shape[:-1], (len(scaling.mean), len(scaling.action_low))
+        axes = observations.shape[:-1]
         if (observations.shape, actions.shape) != tuple((*axes, size) for size in sizes):
             raise InputError(
                 f'observations and actions of shapes {observations.shape} and {actions.shape}: the density takes '

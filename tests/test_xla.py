@@ -1,4 +1,4 @@
-"""The devices of the training step by numbers; that they change no arithmetic, `test_golden` and `test_kernels` tell."""
+"""The devices of the training step, by numbers; that they change no arithmetic, `test_golden` tells."""
 
 import jax
 import jax.numpy as jnp

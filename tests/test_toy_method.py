@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spot_jax.acting.scaling import Scaling
+from spot_jax.acting.tasks import TASKS
 from spot_jax.core.method import Algorithm, Stage
 from spot_jax.core.sampling import uniform_indices
 from spot_jax.data.load import Dataset
@@ -108,7 +109,7 @@ def test_stages_steps_windows_and_returns_to_go():
 
 def test_acting_remembers_an_episode():
     box = np.ones(1, np.float32)
-    act = Actors(ALGORITHM).play({'w': jnp.zeros(2)}, Scaling(0 * box, box, -box, box))
+    act = Actors(ALGORITHM, TASKS['locomotion']).play({'w': jnp.zeros(2)}, Scaling(0 * box, box, -box, box))
     observations, rewards = np.zeros((2, 3, 1)), np.zeros((2, 3))
     starts = np.ones((2, 3), bool)
     np.testing.assert_allclose(act(observations, rewards, starts), 0)
@@ -118,3 +119,12 @@ def test_acting_remembers_an_episode():
     expected = np.full((2, 3, 1), 0.2)
     expected[0, 1], expected[1, 2] = 0.4, 0.0
     np.testing.assert_allclose(act(observations, 0 * rewards, starts), expected, rtol=1e-6)
+
+
+def test_acting_sees_the_rewards_of_the_task():
+    """A maze's are 1 at the goal and 0 elsewhere, and learned from as 0 and -1; at an episode's start there is none."""
+    box = np.ones(1, np.float32)
+    act = Actors(ALGORITHM, TASKS['antmaze']).play({'w': jnp.zeros(1)}, Scaling(0 * box, box, -box, box))
+    for starts, rewards, actions in ((True, 0, 0.0), (False, 0, 0.1), (False, 1, 0.1), (False, 0, 0.2), (True, 1, 0.0)):
+        found = act(np.zeros((1, 1, 1)), np.full((1, 1), float(rewards)), np.full((1, 1), starts))
+        np.testing.assert_allclose(found, actions, rtol=1e-6)

@@ -31,7 +31,7 @@ class Algorithm(NamedTuple):
         `q_magnitude`, the mean says whether the member has diverged.
     policy: (learner, shared, hypers) -> all that acting needs.
     act: (policy, memory, observation [O], reward []) -> (action [A] in [-1, 1], memory), without exploration. The
-        reward is that of the step before, 0 at an episode's start.
+        reward is the task's (in mazes 0 at the goal and −1 elsewhere) of the step before, 0 at an episode's start.
     memory: () -> what acting remembers at an episode's start; () if nothing.
     block: gradient steps of a block, F.
     steps: in a block, of each optimiser in the order of the learner's fields.

@@ -131,7 +131,7 @@ class Evaluations:
             o, size = self._options, len(self._population.members)
             arguments = self._make_env, size, o.episodes, o.seed, self._task.is_maze, o.workers, o.timeout
             self._evaluator = Evaluator(*arguments)
-            self._actors = policy.Actors(self._algorithm)
+            self._actors = policy.Actors(self._algorithm, self._task)
         return self._evaluator(
             self._actors.play(params, self._scaling), lambda: self._cancelled
         ), time.monotonic() - start

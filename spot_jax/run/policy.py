@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from spot_jax.acting import evaluation
 from spot_jax.acting.scaling import Scaling
+from spot_jax.acting.tasks import Task, task_of
 from spot_jax.core.method import Algorithm
 from spot_jax.core.types import Array, Params
 from spot_jax.population import program
@@ -39,8 +40,8 @@ def snapshot(params: Params) -> Params:
 class Actors:
     """Policies that act side by side, each in K environments, without noise; they remember their episodes."""
 
-    def __init__(self, algorithm: Algorithm):
-        self._memory = algorithm.memory()
+    def __init__(self, algorithm: Algorithm, task: Task):
+        self._memory, self._task = algorithm.memory(), task
 
         def act(policies: Params, memory: Any, observations: Array, rewards: Array, starts: Array) -> Any:
             begin = lambda fresh, kept: jnp.where(starts.reshape(starts.shape + (1,) * (kept.ndim - 2)), fresh, kept)
@@ -53,7 +54,8 @@ class Actors:
     def play(self, policies: Params, scaling: Scaling) -> evaluation.Act:
         """`(observations [M, K, O], rewards [M, K], starts [M, K]) -> actions [M, K, A]` of policies [M].
 
-        Rewards are those of the steps before; `starts` tells where an episode begins.
+        Rewards are the environments', of the steps before; `starts` tells where an episode begins. Policies see what
+        the task makes of them.
         """
         memory: Any = None
 
@@ -62,7 +64,7 @@ class Actors:
             if memory is None:
                 repeat = lambda x: jnp.broadcast_to(x, (*starts.shape, *jnp.shape(x)))
                 memory = jax.tree.map(repeat, self._memory)
-            rewards = rewards.astype(np.float32)
+            rewards = np.where(starts, 0.0, self._task.reward(rewards)).astype(np.float32)
             actions, memory = self._act(policies, memory, scaling.normalized(observations), rewards, starts)
             return scaling.bounded(np.asarray(actions))
 
@@ -88,15 +90,16 @@ def players(config: Mapping[str, Any], state: Mapping[str, Any], chosen: Sequenc
     everyone, algorithm, learner = trained(ConfigDict(config), state)
     policies = program.policies_of(algorithm, learner, state['density_params'], everyone.hyperparameters())
     some = jax.tree.map(lambda x: np.asarray(x)[np.array(chosen)], policies)
-    return Actors(algorithm).play(some, Scaling(**state['scaling']))
+    return Actors(algorithm, task_of(config)).play(some, Scaling(**state['scaling']))
 
 
 def load(workdir: str | Path, member: int = 0) -> Callable[..., np.ndarray]:
     """A run's policy: raw observations `[..., O]` (the task's flat vectors) to the environment's actions `[..., A]`.
 
     Of a run with `flatten_observations`, the vectors are those that `spot_jax.flatten` makes: dicts in the alphabetical
-    order of their keys, tuples in their own, arrays row by row. A policy that remembers its episodes takes the rewards
-    of the steps before and whether an episode starts, too, `[...]` each; by default, each call starts one.
+    order of their keys, tuples in their own, arrays row by row. A policy that remembers its episodes takes, too, the
+    environment's rewards of the steps before and whether an episode starts, `[...]` each; by default, each call starts
+    one.
     Raises InputError if there is no such run or member.
     """
     config, state = read_run(Path(workdir))

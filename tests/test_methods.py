@@ -20,8 +20,9 @@ pytestmark = pytest.mark.usefixtures('data')
 
 def small(name, **changes):
     """A run of a few updates, without evaluations."""
-    own = {'hidden_dims': (8,), 'batch_size': 16}
-    sizes = {} if METHODS[name].at_top else {path_of(name, field): value for field, value in own.items()}
+    own = {'hidden_dims': (8,), 'batch_size': 16, 'context': 3, 'num_layers': 1, 'head_dim': 8}
+    own = {path_of(name, field): value for field, value in own.items() if field in METHODS[name].fields}
+    sizes = {} if METHODS[name].at_top else own
     steps = {'offline.steps': 8, 'log_interval': 4, 'checkpoint.interval': 4, 'cvae.steps': 4, 'evaluation.episodes': 0}
     return tiny(**{'method': name, **sizes, **steps, **changes})
 
@@ -37,8 +38,9 @@ def metrics_of(workdir, seed, setting, value):
 @pytest.mark.parametrize('name', [name for name in METHODS if name != 'spot'])
 def test_a_population_of_a_method(name, tmp_path, monkeypatch):
     """It resumes to the byte; a member is as in a run of its own, and a neighbour that diverges leaves it alone."""
-    # Values can run away; a policy alone, whose actions have bounds, does not.
-    rate, sick = ('critic_lr', 'diverged') if 'critic_lr' in hyperparameters(name) else ('actor_lr', 'completed')
+    # Values can run away, and so can weights that decay; a policy alone, whose actions have bounds, does not.
+    rate = 'critic_lr' if 'critic_lr' in hyperparameters(name) else 'actor_lr'
+    sick = 'diverged' if {'critic_lr', 'weight_decay'} & set(hyperparameters(name)) else 'completed'
     changes = {'seeds': (0, 1), f'grid.{rate}': (1e-3, 1e30)}
     assert training.run(small(name, **changes), tmp_path / 'whole') == 0
     results = json.loads((tmp_path / 'whole' / 'results.json').read_text())

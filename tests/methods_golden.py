@@ -36,6 +36,18 @@ def flax_mlp(prefix: str, names: list[str]) -> dict:
     }
 
 
+def torch_twin(prefix: str) -> dict:
+    """Two critics of three layers each, `l1` to `l6` of PyTorch, as `DoubleCritic` has them."""
+    return stacked(torch_mlp(prefix, ['l1', 'l2', 'l3']), torch_mlp(prefix, ['l4', 'l5', 'l6']))
+
+
+def torch_cvae(prefix: str) -> dict:
+    """A CVAE of BCQ's code as `CVAE` has it, the encoder's two heads side by side."""
+    encoder, heads = torch_mlp(prefix, ['e1', 'e2']), torch_mlp(prefix, ['mean', 'log_std']).values()
+    encoder['Dense_2'] = {part: jnp.concatenate([head[part] for head in heads], axis=-1) for part in ('kernel', 'bias')}
+    return {'encoder': encoder, 'decoder': torch_mlp(prefix, ['d1', 'd2', 'd3'])}
+
+
 def stacked(first: dict, second: dict) -> dict:
     """Two critics' layers as `DoubleCritic` has them, [2, ...]."""
     return {name: {p: jnp.stack([first[name][p], second[name][p]]) for p in first[name]} for name in first}

@@ -8,6 +8,7 @@ import numpy as np
 from methods_golden import GOLDEN
 
 from spot_jax.core.method import Data
+from spot_jax.core.types import unpack
 
 
 def options(method, **changes):
@@ -45,14 +46,19 @@ def several_settings(hypers):
     return type(hypers)(*(0 if value.ndim else None for value in hypers))
 
 
-def train(algorithm, hypers, data, blocks, seed=0):
-    """The learner after so many blocks; one for each setting if hyperparameters are arrays [P]."""
+def recorded_batch(prefix):
+    """A recorded minibatch of observations of 5 and actions of 3 numbers."""
+    return unpack(recorded_rows(prefix), 5, 3)
+
+
+def train(algorithm, hypers, data, blocks, seed=0, shared=()):
+    """The learner of an algorithm or a stage after so many blocks; one for each setting if hyperparameters are [P]."""
     init_key, *keys = jax.random.split(jax.random.key(seed), blocks + 1)
 
     @jax.jit
     def run(hypers, keys):
         def one(learner, key):
-            learner, _ = algorithm.update(learner, (), algorithm.draw(key, data), hypers, jnp.int32(0))
+            learner, _ = algorithm.update(learner, shared, algorithm.draw(key, data), hypers, jnp.int32(0))
             return learner, None
 
         return jax.lax.scan(one, algorithm.init(init_key), keys)[0]

@@ -10,9 +10,10 @@ from tiny import tiny
 
 from spot_jax.core.fields import Field
 from spot_jax.methods import GRID, METHODS, hyperparameters, options, path_of
-from spot_jax.run import config, effects, policy, training
+from spot_jax.run import config, effects, policy, restore, scoring, training
 from spot_jax.run.build import build
 from spot_jax.run.fields import FIELDS
+from spot_jax.run.workdir import read_run
 from spot_jax.system.errors import InputError
 
 pytestmark = pytest.mark.usefixtures('data')
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.usefixtures('data')
 def small(name, **changes):
     """A run of a few updates, without evaluations."""
     own = {'hidden_dims': (8,), 'batch_size': 16, 'context': 3, 'num_layers': 1, 'head_dim': 8}
+    own |= {'cvae_hidden_dims': (8,), 'cvae_steps': 4}
     own = {path_of(name, field): value for field, value in own.items() if field in METHODS[name].fields}
     sizes = {} if METHODS[name].at_top else own
     steps = {'offline.steps': 8, 'log_interval': 4, 'checkpoint.interval': 4, 'cvae.steps': 4, 'evaluation.episodes': 0}
@@ -73,6 +75,15 @@ def test_a_population_of_a_method(name, tmp_path, monkeypatch):
     assert (np.abs(actions) <= 1).all()
     assert np.ptp(actions, axis=0).min() > 0  # they follow the observations
     np.testing.assert_allclose(actions, policy.load(tmp_path / 'alone')(observations), rtol=1e-3, atol=1e-4)
+    if METHODS[name].density is not None:
+        log_prob = scoring.load(tmp_path / 'alone')
+        assert np.isfinite(log_prob(observations, actions)).all()
+        assert np.all(log_prob(observations, actions) != log_prob(observations, -actions))
+    if METHODS[name].restore is not None:  # the stages of the run of both seeds, for one of them
+        state = read_run(tmp_path / 'whole')[1]
+        other = small(name, seeds=(1,), **{path_of(name, METHODS[name].restore): str(tmp_path / 'whole')})
+        taken = restore.restored_stages(other, config.members(other), state['sha256'])
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[1:]), taken, state['density_params'])
 
 
 @pytest.mark.parametrize('name', METHODS)

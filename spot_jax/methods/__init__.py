@@ -3,7 +3,7 @@
 from typing import Any
 
 from spot_jax.core.method import Method
-from spot_jax.methods import awac, bc, dt, iql, percent_bc, rebrac, spot, td3_bc
+from spot_jax.methods import awac, bc, bcq, bear, dt, iql, percent_bc, plas, rebrac, spot, td3_bc
 
 METHODS: dict[str, Method] = {
     'spot': spot.METHOD,
@@ -12,6 +12,9 @@ METHODS: dict[str, Method] = {
     'td3_bc': td3_bc.METHOD,
     'awac': awac.METHOD,
     'iql': iql.METHOD,
+    'bcq': bcq.METHOD,
+    'bear': bear.METHOD,
+    'plas': plas.METHOD,
     'dt': dt.METHOD,
     'rebrac': rebrac.METHOD,
 }

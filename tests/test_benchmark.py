@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from experiments import antmaze
-from spot_jax.benchmark import flops, scaling
+from spot_jax.benchmark import methods, scaling
 from spot_jax.benchmark.__main__ import main
-from spot_jax.benchmark.phases import random_rows
+from spot_jax.benchmark.phases import random_rows, update_flops
 from spot_jax.core.types import unpack
-from spot_jax.methods import spot
+from spot_jax.methods import METHODS, spot
 from spot_jax.methods.density import cvae_loss_fn
 from spot_jax.population import program
 from spot_jax.run.config import members
@@ -32,7 +32,6 @@ def tiny_config():
 
 def test_operations_by_hand():
     config = antmaze.get_config()
-    spec = spot.make_spec(config, 29, 8)
     hidden = 256 * 256
     actor, critic = 29 * 256 + hidden + 256 * 8, 37 * 256 + hidden + 256
     encoder, decoder = 37 * 750 + 750 * 750 + 750 * 32, 45 * 750 + 750 * 750 + 750 * 8
@@ -40,10 +39,10 @@ def test_operations_by_hand():
     critics = 2 * 2 * (3 * critic - 37 * 256)
     actor_step = 3 * actor - 29 * 256 + 2 * critic
     per_block = 2 * 256 * (targets + critics + actor_step + 2 * (encoder + decoder))
-    assert flops.policy_update(spec) == per_block / 2
-    assert flops.cvae_update(spec) == 2 * 256 * (3 * (encoder + decoder) - 37 * 750)
+    assert update_flops(config, (29, 8), 'policy') == per_block / 2
+    assert update_flops(config, (29, 8), 'cvae') == 2 * 256 * (3 * (encoder + decoder) - 37 * 750)
     config.regularizer.name = 'bc'
-    without = flops.policy_update(spot.make_spec(config, 29, 8))
+    without = update_flops(config, (29, 8), 'policy')
     assert per_block / 2 - without == 256 * 2 * (encoder + decoder)
 
 
@@ -57,7 +56,7 @@ def test_baseline_has_the_same_losses_and_gradients():
     spec = spot.make_spec(config, OBSERVATION, ACTION)
     everyone = members(config)
     hypers = jax.tree.map(lambda x: x[0, 0], everyone.hyperparameters())
-    rows = random_rows(spec)
+    rows = random_rows((OBSERVATION, ACTION))
     baseline = Baseline(spec, rows, 0.25, 0.5, 0.99, tuned=True)
     seeds = jnp.array([3], jnp.uint32)
     pick = lambda tree: jax.tree.map(lambda x: x[0], tree)
@@ -153,3 +152,14 @@ def test_scaling_command(tmp_path, monkeypatch):
     ]
     assert rows[1]['ms_of_products'] == pytest.approx(3 * rows[0]['ms_of_products'])
     assert picture.read_bytes().startswith(b'\x89PNG')
+
+
+def test_methods_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(methods, 'METHODS', {name: METHODS[name] for name in ('spot', 'bc')})
+    path = tmp_path / 'figures.json'
+    command = [f'--config={EXPERIMENTS}/pointmaze.py:umaze', '--observation-dim=4', '--action-dim=2', '--methods']
+    assert main([*command, '--steps=4', '--rounds=1', '--members=2', f'--json={path}']) == 0
+    _, *rows = json.loads(path.read_text())
+    assert [row['case'] for row in rows] == ['spot M=2', 'spot cvae', 'bc M=2']
+    actor = 4 * 256 + 256 * 256 + 256 * 2
+    assert rows[-1]['gflop_per_update'] == pytest.approx(256 * 2 * (3 * actor - 4 * 256) / 1e9)

@@ -6,7 +6,6 @@ import pytest
 from tiny import tiny
 
 from spot_jax.benchmark.phases import data_of_rows, prepare
-from spot_jax.methods import spot
 from spot_jax.run import footprint, training
 from spot_jax.run.config import validate
 from spot_jax.system import memory
@@ -55,7 +54,7 @@ def test_what_fits_is_not_refused(monkeypatch):
 
 def test_the_estimate_is_a_lower_bound():
     config, rows = tiny(**{'regularizer.num_samples': 64, 'cvae.hidden_dims': (300,), 'batch_size': 128}), 1000
-    run, arguments = prepare(config, spot.make_spec(config, *SIZES), 'policy', 2)
+    run, arguments = prepare(config, SIZES, 'policy', 2)
     dataset = jax.eval_shape(data_of_rows, jnp.zeros((rows, 2 * SIZES[0] + SIZES[1] + 2)))
     used = run.lower(*jax.eval_shape(arguments), dataset).compile().memory_analysis()
     taken = used.argument_size_in_bytes + used.temp_size_in_bytes

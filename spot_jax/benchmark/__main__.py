@@ -1,9 +1,9 @@
 """`python -m spot_jax.benchmark [--config=FILE.py[:PRESET]] [--device=cpu] [--json=FILE] [--no-torch] [--members=1,4]`.
 
-`--scaling --plot=FILE.png` measures how an update grows instead, `--kernels` counts a GPU's launches, and `--gpu` is
-all that one can be asked in ten minutes. Everything
-is measured alternately in this one process, on random data of the given sizes; figures are medians over rounds. Updates
-per second of a population are those of all members together.
+`--scaling --plot=FILE.png` measures how an update grows instead, `--methods` every method, `--kernels` counts a GPU's
+launches, and `--gpu` is all that one can be asked in ten minutes. Everything is measured alternately in this one
+process, on random data of the given sizes; figures are medians over rounds. Updates per second of a population are
+those of all members together.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from spot_jax.benchmark import gpu, kernels, rounding, scaling
+from spot_jax.benchmark import gpu, kernels, methods, rounding, scaling
 from spot_jax.benchmark.phases import Case, case, data_of_rows, random_rows, update_flops, with_settings
 from spot_jax.benchmark.timing import measure
 from spot_jax.methods import spot
@@ -71,7 +71,8 @@ def torch_cases(config: ConfigDict, args: argparse.Namespace, rows: np.ndarray) 
         torch.set_default_device('cuda')
     cases = []
     for phase, num_samples in (('cvae', 1), ('policy', 1), ('policy', 10)):
-        spec = spot.make_spec(with_settings(config, **{'regularizer.num_samples': num_samples}), *args.sizes)
+        changed = with_settings(config, **{'regularizer.num_samples': num_samples})
+        spec, work = spot.make_spec(changed, *args.sizes), update_flops(changed, args.sizes, phase)
         for kind in ('published', 'tuned'):
             settings = (config.regularizer.weight, config.cvae.beta, config.discount)
             start = time.perf_counter()
@@ -79,7 +80,7 @@ def torch_cases(config: ConfigDict, args: argparse.Namespace, rows: np.ndarray) 
             run(2)
             steps = max(2, args.steps // num_samples // spec.td3.policy_freq * spec.td3.policy_freq)
             name, compile_s = f'{case_name(phase, num_samples)} | torch {kind}', time.perf_counter() - start
-            cases.append(Case(name, run, steps, 1, update_flops(spec, phase), compile_s, None))
+            cases.append(Case(name, run, steps, 1, work, compile_s, None))
     return cases
 
 
@@ -108,6 +109,9 @@ def figures_of(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
     if args.kernels:
         counts = kernels.launches(config, args.sizes)
         return counts, kernels.table(counts)
+    if args.methods:
+        found = methods.figures(args)
+        return found, table(found)
     if args.gpu:
         if args.torch and importlib.util.find_spec('torch') is None:
             raise InputError(NO_TORCH)
@@ -120,7 +124,7 @@ def figures_of(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
         return figures, rounding.table(figures)
     if args.torch and importlib.util.find_spec('torch') is None:
         raise InputError(NO_TORCH)
-    rows = random_rows(spot.make_spec(config, *args.sizes))
+    rows = random_rows(args.sizes)
     cases = jax_cases(config, args, rows) + (torch_cases(config, args, rows) if args.torch else [])
     figures = measure(cases, args.rounds)
     return figures, table(figures)
@@ -164,6 +168,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument('--dataset', help='a dataset that is there: --gpu also trains 16 members on it')
     parser.add_argument('--scaling', action='store_true', help='only vary members, L, batch and hidden width')
+    parser.add_argument('--methods', action='store_true', help='only every method, at the settings for --config')
     parser.add_argument('--rounding', action='store_true', help='only the losses with rounded products')
     parser.add_argument('--plot', type=Path, help='draw the scaling to this PNG file')
     parser.add_argument('--json', type=Path, help='also write the figures to this file')

@@ -154,15 +154,18 @@ def torch_cases(config: ConfigDict, args: Any, rows: np.ndarray) -> Iterator[tup
     torch.set_default_device('cuda' if cuda else 'cpu')
     for kind in ('published', 'tuned', *(('graphed',) if cuda else ())):
         for phase, num_samples in (('cvae', 1), ('policy', 1), ('policy', 10)):
-            spec = spot.make_spec(population_of(config, 1, num_samples), *args.sizes)
+            changed = population_of(config, 1, num_samples)
+            spec, work = spot.make_spec(changed, *args.sizes), update_flops(changed, args.sizes, phase)
             settings = (config.regularizer.weight, config.cvae.beta, config.discount)
 
-            def measure(spec: Any = spec, phase: str = phase, kind: str = kind, settings: Any = settings) -> dict:
+            def measure(
+                spec: Any = spec, phase: str = phase, kind: str = kind, settings: Any = settings, work: float = work
+            ) -> dict:
                 start = time.perf_counter()
                 run = make_baseline(spec, rows, settings, kind, phase, args.compile)
                 run(2)
                 compile_s = time.perf_counter() - start
-                return timed(Case('', run, args.steps // 4, 1, update_flops(spec, phase), compile_s, None))
+                return timed(Case('', run, args.steps // 4, 1, work, compile_s, None))
 
             yield f'{phase} L={num_samples} M=1 float32 | torch {kind}', measure
 
@@ -236,8 +239,7 @@ def whole_run(config_file: str, dataset_id: str, num_members: int, steps: int) -
 def measure_all(config: ConfigDict, args: Any) -> list[dict[str, Any]]:
     """Everything, in order of importance, as rows."""
     report, device = Report(args.json, args.limit, args.only), jax.devices()[0]
-    spec = spot.make_spec(config, *args.sizes)
-    packed = random_rows(spec)
+    packed = random_rows(args.sizes)
     rows = data_of_rows(packed)
     about = {
         'device': device.device_kind,

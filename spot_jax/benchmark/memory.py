@@ -46,7 +46,7 @@ def measure(
     members, capacity = setting
     before = resident('VmRSS')
     loops = Loops(config, environment, members, 1, capacity, transitions)
-    parts = {'ring': loops.ring.rows, 'dataset': loops.data, 'policies': loops.state, 'cvaes': loops.density}
+    parts = {'ring': loops.ring.rows, 'dataset': loops.data, 'policies': loops.state, 'stages': loops.shared}
     row: dict[str, float] = {'members': members, 'capacity': capacity, 'before': before}
     row |= {name: mebibytes(part) for name, part in parts.items()}
     row['by_shapes'] = sum(row[name] for name in parts)

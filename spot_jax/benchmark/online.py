@@ -25,8 +25,9 @@ from spot_jax.acting import environments
 from spot_jax.acting.scaling import Scaling
 from spot_jax.acting.tasks import task_of
 from spot_jax.benchmark.phases import TRANSITIONS, data_of_rows, random_rows
-from spot_jax.methods import spot
+from spot_jax.methods import options as chosen
 from spot_jax.population import online, program, sharding
+from spot_jax.run.build import build
 from spot_jax.run.config import members
 from spot_jax.run.config_files import read_config
 from spot_jax.run.finetuning import Collector, options_of
@@ -57,26 +58,28 @@ class Loops:
         env = make_env()
         low, high = env.action_space.low, env.action_space.high
         observation_dim = len(env.observation_space.low)
-        spec = spot.make_spec(config, observation_dim, len(low))
         env.close()
+        parts = build(config, observation_dim, len(low))
         scaling = Scaling(np.zeros(observation_dim, np.float32), np.ones(observation_dim, np.float32), low, high)
-        algorithm, cvae = spot.algorithm(spec), spot.cvae_stage(spec)
+        algorithm = parts.algorithm
         self.freq, self.shape, self.step = algorithm.block, people.shape, 0
         self.seeds = jnp.arange(num_members, dtype=jnp.uint32)
         row_size = 2 * observation_dim + len(low) + 2
-        rows = data_of_rows(np.resize(random_rows(spec), (transitions, row_size)))
-        density = program.init_stage(self.seeds, cvae).learner.params
+        rows = data_of_rows(random_rows((observation_dim, len(low)), transitions))
+        shared: Any = None
+        for i, stage in enumerate(parts.stages):
+            shared = stage.result(program.init_stage(self.seeds, stage, i).learner, shared)
         mesh = sharding.grid_mesh(self.shape, jax.local_devices())
         state, ring = (
             program.init_policies(self.seeds, 1, algorithm),
             online.empty_ring(self.shape, capacity, row_size),
         )
-        placed = online.place(mesh, state, ring, self.seeds, people.hyperparameters(), density, rows)
+        placed = online.place(mesh, state, ring, self.seeds, people.hyperparameters(), shared, rows)
         self.state, self.ring, *self.fixed = placed
-        self.density, self.data = self.fixed[2:]
+        self.shared, self.data = self.fixed[2:]
         options = options_of(config)
         self.add, self.act = online.adder(mesh), online.explorer(algorithm, len(low), options)
-        self.update = online.online_phase(algorithm, spec.batch_size, options, mesh)
+        self.update = online.online_phase(algorithm, chosen(config).batch_size, options, mesh)
         self.overlapped, self.alone = (Collector(make_env, people, task, scaling, 0, w) for w in (workers, 0))
         self.actions = np.random.default_rng(0).uniform(-1, 1, (num_members, len(low))).astype(np.float32)
 

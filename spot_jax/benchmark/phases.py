@@ -11,12 +11,13 @@ from ml_collections import ConfigDict
 
 from spot_jax.benchmark import flops
 from spot_jax.core.method import Data
-from spot_jax.methods import spot
-from spot_jax.methods.spot import Spec
 from spot_jax.population import program
+from spot_jax.run.build import build
 from spot_jax.run.config import members
+from spot_jax.run.footprint import of_phases
 
 TRANSITIONS = 100_000
+EPISODE = 1000  # steps
 
 
 class Case(NamedTuple):
@@ -32,15 +33,16 @@ class Case(NamedTuple):
 
 
 def data_of_rows(rows: Any) -> Data:
-    """Packed transitions [N, D] as one episode."""
-    index = jnp.zeros(len(rows), jnp.int32)
-    return Data(jnp.asarray(rows), index, index + len(rows) - 1, jnp.zeros(len(rows)))
+    """Packed transitions [N, D] as episodes of `EPISODE` steps."""
+    index = jnp.arange(len(rows), dtype=jnp.int32)
+    first = index // EPISODE * EPISODE
+    return Data(jnp.asarray(rows), first, jnp.minimum(first + EPISODE, len(rows)) - 1, jnp.zeros(len(rows)))
 
 
-def random_rows(spec: Spec) -> np.ndarray:
-    """Packed transitions of the right sizes, `[N, 2 * O + A + 2]`: standard normal, actions within [-1, 1]."""
-    o, a = spec.observation_dim, spec.cvae.action_dim
-    rows = np.random.default_rng(0).normal(size=(TRANSITIONS, 2 * o + a + 2)).astype(np.float32)
+def random_rows(sizes: tuple[int, int], transitions: int = TRANSITIONS) -> np.ndarray:
+    """Packed transitions `[N, 2 * O + A + 2]` of these sizes (O, A): standard normal, actions within [-1, 1]."""
+    o, a = sizes
+    rows = np.random.default_rng(0).normal(size=(transitions, 2 * o + a + 2)).astype(np.float32)
     rows[:, o : o + a] = np.clip(rows[:, o : o + a], -1, 1)
     rows[:, o + a + 1] = 1.0
     return rows
@@ -55,22 +57,29 @@ def with_settings(config: ConfigDict, **settings: Any) -> ConfigDict:
 
 
 def prepare(
-    config: ConfigDict, spec: Spec, phase: str, steps: int, at_once: int | None = None
+    config: ConfigDict, sizes: tuple[int, int], phase: str, steps: int, at_once: int | None = None
 ) -> tuple[Any, Callable[[], tuple[Any, ...]]]:
-    """A phase ('cvae' or 'policy') of `steps` steps, and a function that makes its arguments but the rows."""
-    everyone, algorithm, cvae = members(config), spot.algorithm(spec), spot.cvae_stage(spec)
+    """A phase (a stage's name, or 'policy') of `steps` steps, and a function that makes its arguments but the data.
+
+    What the stages before it came to is that of fresh ones.
+    """
+    everyone, parts = members(config), build(config, *sizes)
     seeds, options = everyone.seeds(), {'precision': config.precision, 'at_once': at_once}
+    names = [stage.name for stage in parts.stages]
 
     def arguments() -> tuple[Any, ...]:
-        cvaes = program.init_stage(seeds, cvae)
-        if phase == 'cvae':
-            return cvaes, seeds, everyone.hyperparameters(), None
-        policies = program.init_policies(seeds, everyone.shape[1], algorithm)
-        return policies, seeds, everyone.hyperparameters(), cvaes.learner.params
+        hypers, shared = everyone.hyperparameters(), None
+        for i, stage in enumerate(parts.stages):
+            state = program.init_stage(seeds, stage, i)
+            if stage.name == phase:
+                return state, seeds, hypers, shared
+            shared = stage.result(state.learner, shared)
+        return program.init_policies(seeds, everyone.shape[1], parts.algorithm), seeds, hypers, shared
 
-    if phase == 'cvae':
-        return program.stage_phase(cvae, steps, **options), arguments
-    return program.policy_phase(algorithm, steps, **options), arguments
+    if phase in names:
+        index = names.index(phase)
+        return program.stage_phase(parts.stages[index], steps, index, **options), arguments
+    return program.policy_phase(parts.algorithm, steps, **options), arguments
 
 
 def lower(config: ConfigDict, phase: str, sizes: tuple[int, int], steps: int, sharding: Any) -> Any:
@@ -78,15 +87,17 @@ def lower(config: ConfigDict, phase: str, sizes: tuple[int, int], steps: int, sh
 
     All members train at once, as on a GPU.
     """
-    run, arguments = prepare(config, spot.make_spec(config, *sizes), phase, steps, len(members(config).members))
+    run, arguments = prepare(config, sizes, phase, steps, len(members(config).members))
     rows = jax.eval_shape(data_of_rows, jax.ShapeDtypeStruct((1_000_000, 2 * sizes[0] + sizes[1] + 2), jnp.float32))
     shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     return run.lower(*jax.tree.map(shape, (*jax.eval_shape(arguments), rows)))
 
 
-def update_flops(spec: Spec, phase: str) -> float:
-    """Floating-point operations of one update of one member."""
-    return flops.cvae_update(spec) if phase == 'cvae' else flops.policy_update(spec)
+def update_flops(config: ConfigDict, sizes: tuple[int, int], phase: str) -> float:
+    """Floating-point operations of the products of one gradient step of one member."""
+    parts = build(config, *sizes)
+    block = {stage.name: stage.block for stage in parts.stages} | {'policy': parts.algorithm.block}
+    return flops.of(of_phases(config, sizes)[phase][0].jaxpr) / block[phase]
 
 
 def case(
@@ -103,8 +114,7 @@ def case(
 
     `at_once` members train at a time; `options` are XLA's. By default, both are as in a run.
     """
-    spec = spot.make_spec(config, *sizes)
-    phase_fn, arguments = prepare(config, spec, phase, steps, at_once)
+    phase_fn, arguments = prepare(config, sizes, phase, steps, at_once)
     state, *rest = arguments()
     start = time.perf_counter()
     compiled = phase_fn.lower(state, *rest, rows).compile(compiler_options=options)
@@ -117,4 +127,4 @@ def case(
 
     memory = compiled.memory_analysis()
     size = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    return Case(name, run, steps, len(members(config).members), update_flops(spec, phase), compile_s, size)
+    return Case(name, run, steps, len(members(config).members), update_flops(config, sizes, phase), compile_s, size)

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 from spot_jax.benchmark.phases import data_of_rows, prepare, random_rows, with_settings
 from spot_jax.core import networks, xla
 from spot_jax.core.types import Array, Params
-from spot_jax.methods import spot
 
 MANTISSA_BITS = {'float32': 23, 'tensorfloat32': 10, 'bfloat16': 7}  # all have eight bits of exponent
 
@@ -43,8 +42,7 @@ def first(critic: Any, params: Params, observations: Array, actions: Array) -> A
 
 def losses(config: ConfigDict, sizes: tuple[int, int], steps: int) -> list[dict[str, Any]]:
     """Mean losses over the first `steps` steps of both phases, from the same weights, minibatches and noise."""
-    spec, found = spot.make_spec(config, *sizes), []
-    rows = data_of_rows(random_rows(spec))
+    found, rows = [], data_of_rows(random_rows(sizes))
     config = with_settings(config, seeds=(0,))
     for name, bits in MANTISSA_BITS.items():
         with (
@@ -53,7 +51,7 @@ def losses(config: ConfigDict, sizes: tuple[int, int], steps: int) -> list[dict[
         ):
             figures: dict[str, float] = {}
             for phase in ('cvae', 'policy'):
-                run, arguments = prepare(config, spec, phase, steps)
+                run, arguments = prepare(config, sizes, phase, steps)
                 _, metrics = run(*arguments(), rows)
                 figures |= {key: float(value.squeeze()) for key, value in metrics.items()}
         found.append({'precision': name, 'steps': steps, **figures})

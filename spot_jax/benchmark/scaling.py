@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from spot_jax.benchmark.phases import Case, case, data_of_rows, random_rows, update_flops, with_settings
 from spot_jax.benchmark.timing import measure
-from spot_jax.methods import spot
 from spot_jax.pictures import style
 
 AXES = {  # what is changed, its values, and the fields it sets
@@ -25,9 +24,9 @@ AXES = {  # what is changed, its values, and the fields it sets
 
 def cases(config: ConfigDict, sizes: tuple[int, int], updates: int) -> dict[tuple[str, int], Case]:
     """Policy updates with one setting changed at a time; a round takes about as long as `updates` of one member."""
-    rows = data_of_rows(random_rows(spot.make_spec(config, *sizes)))
+    rows = data_of_rows(random_rows(sizes))
     config = with_settings(config, seeds=(0,))
-    usual = update_flops(spot.make_spec(config, *sizes), 'policy')
+    usual = update_flops(config, sizes, 'policy')
     compiled: dict[str, Case] = {}  # by settings: the usual ones lie on every axis
     found = {}
     for axis, (values, fields) in AXES.items():
@@ -35,7 +34,7 @@ def cases(config: ConfigDict, sizes: tuple[int, int], updates: int) -> dict[tupl
             changed = with_settings(config, **fields(value))
             key = changed.to_json()
             if key not in compiled:
-                work = len(changed.seeds) * update_flops(spot.make_spec(changed, *sizes), 'policy') / usual
+                work = len(changed.seeds) * update_flops(changed, sizes, 'policy') / usual
                 steps = max(10, round(updates / work / config.policy_freq)) * config.policy_freq
                 compiled[key] = case(f'{axis} = {value}', changed, rows, 'policy', sizes, steps)
             found[axis, value] = compiled[key]

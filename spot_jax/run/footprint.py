@@ -5,7 +5,7 @@ It is a lower bound: what the compiler adds is not known before it has run.
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,16 +48,42 @@ def _products(jaxpr: core.Jaxpr) -> Iterator[int]:
             yield from _products(inner)
 
 
-def _of_update(part: Algorithm | Stage, hypers: Any, shared: Any, row_size: int) -> tuple[Any, int]:
-    """A part's learner by its shapes, and the bytes that an update draws and computes, at least."""
+class Traced(NamedTuple):
+    """An update of one member, by shapes."""
+
+    learner: Any
+    drawn: Any  # what a block draws
+    jaxpr: core.Jaxpr
+
+
+def traced(part: Algorithm | Stage, hypers: Any, shared: Any, row_size: int) -> Traced:
+    """A part's block of updates; `shared` is what the stages before it came to, `row_size` that of a transition."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     row, index = jnp.zeros(row_size), jnp.int32(0)
     data = jax.eval_shape(
         lambda: Data(row[None], index[None], index[None], jnp.zeros(1))
     )  # of more it would be as well
     learner, drawn = jax.eval_shape(part.init, key), jax.eval_shape(part.draw, key, data)
-    made = jax.make_jaxpr(part.update)(learner, shared, drawn, hypers, index)
-    return learner, _size(drawn) + max(_products(made.jaxpr), default=0)
+    return Traced(learner, drawn, jax.make_jaxpr(part.update)(learner, shared, drawn, hypers, index).jaxpr)
+
+
+def of_phases(config: ConfigDict, sizes: tuple[int, int]) -> dict[str, tuple[Traced, Any]]:
+    """The updates of the run's stages by their names, then of its policies as 'policy', each with its `shared`."""
+    parts, row = build(config, *sizes), 2 * sizes[0] + sizes[1] + 2
+    kind = parts.method.hyperparameters
+    hypers = kind(*(jax.ShapeDtypeStruct((), jnp.float32) for _ in kind._fields))
+    found: dict[str, tuple[Traced, Any]] = {}
+    shared: Any = None
+    for stage in parts.stages:
+        one = traced(stage, hypers, shared, row)
+        found[stage.name] = one, shared
+        shared = jax.eval_shape(stage.result, one.learner, shared)
+    return found | {'policy': (traced(parts.algorithm, hypers, shared, row), shared)}
+
+
+def _of_update(one: Traced) -> int:
+    """The bytes that an update draws and computes, at least."""
+    return _size(one.drawn) + max(_products(one.jaxpr), default=0)
 
 
 def phases(
@@ -67,29 +93,24 @@ def phases(
 
     sizes: of observations and actions.
     """
-    parts, row = build(config, *sizes), 2 * sizes[0] + sizes[1] + 2
+    row = 2 * sizes[0] + sizes[1] + 2
     members, groups = (-(-number // devices) for number in _members(config))
-    kind = parts.method.hyperparameters
-    hypers = kind(*(jax.ShapeDtypeStruct((), jnp.float32) for _ in kind._fields))
     always = [Part('the dataset', FLOAT * transitions * row, "the dataset's size")]
     found: dict[str, list[Part]] = {}
-    shared: Any = None
     lower = f'the hidden_dims of its networks, or {POPULATION}'
-    for stage in parts.stages:
-        learner, update = _of_update(stage, hypers, shared, row)
-        name = stage.name.upper()
-        found[stage.name] = [
+    stages = of_phases(config, sizes)
+    policy, shared = stages.pop('policy')
+    for name, (one, _) in stages.items():
+        found[name] = [
             *always,
-            Part(f'the {name}s with their optimisers', groups * _size(learner), lower),
-            Part(f"one {name} update's minibatches", min(at_once, members) * update, MINIBATCH),
+            Part(f'the {name.upper()}s with their optimisers', groups * _size(one.learner), lower),
+            Part(f"one {name.upper()} update's minibatches", min(at_once, members) * _of_update(one), MINIBATCH),
         ]
-        shared = jax.eval_shape(stage.result, learner, shared)
-    learner, update = _of_update(parts.algorithm, hypers, shared, row)
     found['offline'] = [
         *always,
-        Part('the policies with their optimisers', members * _size(learner), lower),
+        Part('the policies with their optimisers', members * _size(policy.learner), lower),
         Part("what the policies' stages came to", groups * _size(shared), lower),
-        Part("one update's minibatches", min(at_once, members) * update, MINIBATCH),
+        Part("one update's minibatches", min(at_once, members) * _of_update(policy), MINIBATCH),
     ]
     if config.online.steps:
         kept = config.online.capacity or config.online.steps

@@ -1,0 +1,32 @@
+"""`--methods`: the updates per second of every method, at its sources' settings, on equal terms."""
+
+import argparse
+from typing import Any
+
+from spot_jax.benchmark.phases import Case, case, data_of_rows, random_rows, with_settings
+from spot_jax.benchmark.timing import measure
+from spot_jax.methods import METHODS, options
+from spot_jax.run.build import build
+from spot_jax.run.config_files import read_config
+
+
+def cases(args: argparse.Namespace) -> list[Case]:
+    """Each method's policies, by populations of `--members`, and its stages with one member."""
+    rows, found = data_of_rows(random_rows(args.sizes)), []
+    for name in METHODS:
+        file, _, preset = args.config.partition(':')
+        config = with_settings(read_config(f'{file}:{preset},{name}'), seeds=(0,))
+        parts = build(config, *args.sizes)
+        block = parts.algorithm.block
+        steps = lambda members, block=block: max(5, args.steps // members // block) * block
+        for members in args.members:
+            changed = with_settings(config, seeds=tuple(range(members)))
+            found.append(case(f'{name} M={members}', changed, rows, 'policy', args.sizes, steps(members)))
+        found += [case(f'{name} {s.name}', config, rows, s.name, args.sizes, steps(1)) for s in parts.stages]
+        print(f'{METHODS[name].title(options(config))}: compiled', flush=True)
+    return found
+
+
+def figures(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """What `timing.measure` finds of all of them, in turn."""
+    return measure(cases(args), args.rounds)

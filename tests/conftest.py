@@ -16,6 +16,7 @@ if _MADE_HERE:
 os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=1')
 
 import jax  # noqa: E402
+import nearby  # noqa: E402
 import pytest  # noqa: E402
 from tiny import ID, tiny  # noqa: E402
 
@@ -35,9 +36,11 @@ def pytest_unconfigure():
 @pytest.fixture(scope='session')
 def data(tmp_path_factory):
     """A Minari folder with the dataset that `tiny` names."""
+    folder = tmp_path_factory.mktemp('minari')
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('MINARI_DATASETS_PATH', str(tmp_path_factory.mktemp('minari')))
+        patch.setenv('MINARI_DATASETS_PATH', str(folder))
         generate(ID, 1000)
+        nearby.evaluate_there(folder / ID)
         yield
 
 

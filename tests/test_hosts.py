@@ -52,7 +52,7 @@ def test_more_hosts_than_members_is_refused():
 
 def command(workdir, *arguments):
     options = [f'--config.{name}={value}' for name, value in FIELDS.items()]
-    main = [sys.executable, '-m', 'spot_jax.main', '--config=experiments/pointmaze.py', f'--workdir={workdir}']
+    main = [sys.executable, '-m', 'spot_jax.main', '--config=tests/nearby.py', f'--workdir={workdir}']
     return [*main, *options, *arguments]
 
 

@@ -99,7 +99,7 @@ def command_line(workdir, **changes):
         sys.executable,
         '-m',
         'spot_jax.main',
-        '--config=experiments/pointmaze.py',
+        '--config=tests/nearby.py',
         f'--workdir={workdir}',
         *options,
     ]

@@ -4,18 +4,22 @@ A step number, stages that see those before them, windows of several steps, next
 remembers its episode and needs more than a network.
 """
 
+import json
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tiny import tiny
 
 from spot_jax.acting.scaling import Scaling
 from spot_jax.acting.tasks import TASKS
 from spot_jax.core.method import Algorithm, Stage
 from spot_jax.core.sampling import uniform_indices
 from spot_jax.data.load import Dataset
+from spot_jax.methods.regularizers import REGULARIZERS, Regularizer
 from spot_jax.population import program
+from spot_jax.run import effects, training
 from spot_jax.run.build import data_of
 from spot_jax.run.policy import Actors
 
@@ -128,3 +132,25 @@ def test_acting_sees_the_rewards_of_the_task():
     for starts, rewards, actions in ((True, 0, 0.0), (False, 0, 0.1), (False, 1, 0.1), (False, 0, 0.2), (True, 1, 0.0)):
         found = act(np.zeros((1, 1, 1)), np.full((1, 1), float(rewards)), np.full((1, 1), starts))
         np.testing.assert_allclose(found, actions, rtol=1e-6)
+
+
+def largest(cvae, estimator, num_samples):
+    """A regulariser of two noise numbers a state, which reads the CVAE's first bias."""
+
+    def penalty(params, batch, actions, noise, beta):
+        assert noise.shape[1:] == (2,)
+        return (
+            jnp.max(jnp.abs(actions - batch.actions), axis=-1) + 0 * params['params']['encoder']['Dense_0']['bias'][0]
+        )
+
+    return Regularizer(penalty, (2,), uses_density=True)
+
+
+def test_a_regulariser_is_one_function_and_one_line(data, monkeypatch, tmp_path):
+    monkeypatch.setitem(REGULARIZERS, 'largest', largest)
+    config = tiny(**{'regularizer.name': 'largest', 'evaluation.episodes': 0})
+    assert effects.without_effect(config, ['cvae.steps']) == []
+    assert training.run(config, tmp_path) == 0
+    results = json.loads((tmp_path / 'results.json').read_text())
+    assert results['algorithm'] == 'TD3 with largest'
+    assert [m['status'] for m in results['members']] == ['completed', 'completed']

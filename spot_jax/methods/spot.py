@@ -286,10 +286,12 @@ def density_of(
     return Density(make_spec(config, observation_dim, action_dim).cvae, shared, hypers.beta) if shared else None
 
 
+TITLES = {'none': 'TD3', 'bc': 'TD3+BC', 'support': 'SPOT'}  # by regulariser
+
 IDLE = (
     Idle(
-        lambda o: o.regularizer.name != 'support',
-        'regularizer.name is not support',
+        lambda o: not make_spec(o, 1, 1).td3.regularizer.uses_density,
+        'this regularizer.name reads no density',
         ('cvae', 'regularizer.estimator', 'regularizer.num_samples'),
     ),
     Idle(lambda o: o.regularizer.name == 'none', 'regularizer.name is none', ('regularizer.weight',)),
@@ -299,7 +301,7 @@ IDLE = (
 )
 
 METHOD = Method(
-    title=lambda config: {'none': 'TD3', 'bc': 'TD3+BC', 'support': 'SPOT'}[config.regularizer.name],
+    title=lambda config: TITLES.get(config.regularizer.name, f'TD3 with {config.regularizer.name}'),
     hyperparameters=Hyperparameters,
     fields=FIELDS,
     metrics=(

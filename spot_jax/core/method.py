@@ -54,7 +54,7 @@ class Algorithm(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """What is trained before the policies and shared by several members: SPOT's CVAE.
+    """What is trained before the policies and shared by several members, such as SPOT's CVAE.
 
     init, draw and update are as an `Algorithm`'s, with what the stages before it came to as `shared`; metrics may be of
     any one shape.

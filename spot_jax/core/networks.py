@@ -146,7 +146,7 @@ class DoubleCritic(nn.Module):
     def first(self, params: Params, observations: Array, actions: Array) -> Array:
         """Only the first critic's values, `[...]`: the actor's loss needs no more, and half the work is saved.
 
-        It has no layer norm: TD3's critics have none.
+        Only for critics without layer norm.
         """
         assert not self.layer_norm
         assert not self.norm_after

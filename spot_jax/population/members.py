@@ -19,7 +19,7 @@ class Member(NamedTuple):
 
 
 class Population(NamedTuple):
-    """All members of a run and how they are laid out: [C, P], C that share seed and stages (a CVAE), in P settings."""
+    """All members of a run and how they are laid out: [C, P], C groups that share seed and stages, in P settings."""
 
     members: list[Member]
     shape: tuple[int, int]
@@ -30,7 +30,7 @@ class Population(NamedTuple):
         return np.broadcast_to(np.asarray(values).reshape(self.shape[0], -1), self.shape).ravel()
 
     def part(self, index: int, count: int) -> 'Population':
-        """The members that the `index`-th of `count` hosts trains; few hosts share out CVAEs, many their settings too.
+        """The members that the `index`-th of `count` hosts trains; few hosts share out groups, many their settings too.
 
         Raises InputError if there are none.
         """

@@ -17,7 +17,7 @@ from spot_jax.core.method import Algorithm, Data
 from spot_jax.core.types import Array, Metrics, Params
 from spot_jax.core.xla import COMPILER_OPTIONS
 from spot_jax.population.program import EXPLORE, ONLINE_TRAIN, PhaseState, guard, stream_keys
-from spot_jax.population.sharding import CVAES, EVERYWHERE, POLICIES, compile_on, layout
+from spot_jax.population.sharding import EVERYWHERE, GROUPS, POLICIES, compile_on, layout
 
 
 class Ring(struct.PyTreeNode):
@@ -30,7 +30,7 @@ class Ring(struct.PyTreeNode):
 # How a phase's arguments lie on a `sharding.grid_mesh`: a device has its members' rings, and the whole dataset.
 STATE = PhaseState(learner=POLICIES, alive=POLICIES, gradient_steps=POLICIES, block=EVERYWHERE)
 RING = Ring(POLICIES, EVERYWHERE)
-ARGUMENTS = (STATE, RING, CVAES, POLICIES, CVAES, EVERYWHERE)  # as `OnlinePhase` takes them
+ARGUMENTS = (STATE, RING, GROUPS, POLICIES, GROUPS, EVERYWHERE)  # as `OnlinePhase` takes them
 
 
 class Options(NamedTuple):
@@ -38,8 +38,8 @@ class Options(NamedTuple):
 
     keep_offline: bool  # whether the dataset stays in the replay buffer
     offline_share: float | None  # of a minibatch, drawn from the dataset; None: uniform over both
-    floor: float  # λ (what `cooled` names) falls linearly, from 1 to this multiple of it, ...
-    cooling_steps: int  # ... over so many environment steps; 0: λ stays as it is
+    floor: float  # what `cooled` names falls linearly, from 1 to this multiple of it, ...
+    cooling_steps: int  # ... over so many environment steps; 0: it stays as it is
     exploration_noise: float  # standard deviation, of actions in [-1, 1]
     cooled: tuple[str, ...] = ()  # the hyperparameters that are cooled
 
@@ -82,7 +82,7 @@ def sample(key: Array, rows: Array, ring_rows: Array, size: Array, batch_size: i
 
 
 def cooled(weight: Array, step: Array, options: Options) -> Array:
-    """λ at an environment step: linear from 1 to `floor` times itself, as the authors' code does."""
+    """A cooled hyperparameter at an environment step: linear from 1 to `floor` times itself."""
     if options.cooling_steps == 0:
         return weight
     return weight * jnp.maximum(options.floor, 1.0 - step / options.cooling_steps)
@@ -104,7 +104,7 @@ def online_phase(
 
     Arguments lie on `mesh` as `place` puts them; a device updates its own members.
 
-    The i-th of the F minibatches is drawn as it would have been right after the i-th of these steps. λ is that of the
+    The i-th of the F minibatches is drawn as it would have been right after the i-th of these steps. What is cooled is as at the
     last of them, when the actor moves.
     """
     freq, draw_for = algorithm.block, algorithm.draw_for

@@ -1,7 +1,7 @@
 """A population's training, compiled once per phase: one donated `lax.scan` with the dataset on the device.
 
 Members form a [C, P] grid: C groups that share a seed, and so all that is drawn, and what stages before the policies
-came to (SPOT's CVAE, one for each seed and β); in each P settings. A method's update is written for one member; it is
+came to; in each P settings. A method's update is written for one member; it is
 vmapped over P, with what was drawn and the stages' results shared, and then over C. Randomness depends on the seed and
 the step alone, so a member gets the same numbers whatever population it is in.
 """

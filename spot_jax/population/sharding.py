@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 EVERYWHERE, MEMBERS = PartitionSpec(), PartitionSpec('members')
-CVAES, POLICIES = PartitionSpec('cvaes'), PartitionSpec('cvaes', 'settings')  # on a `grid_mesh`
+GROUPS, POLICIES = PartitionSpec('groups'), PartitionSpec('groups', 'settings')  # on a `grid_mesh`
 
 
 def divisors(n: int) -> list[int]:
@@ -22,22 +22,22 @@ def divisors(n: int) -> list[int]:
     return [k for k in range(1, n + 1) if n % k == 0]
 
 
-def split(num_cvaes: int, num_settings: int, num_devices: int) -> int:
-    """Into how many groups the settings of each CVAE are split, so that the busiest device has the fewest members."""
-    return min(divisors(num_settings), key=lambda k: -(-num_cvaes * k // num_devices) * (num_settings // k))
+def split(num_groups: int, num_settings: int, num_devices: int) -> int:
+    """Into how many strips the settings of each group are cut, so that the busiest device has the fewest members."""
+    return min(divisors(num_settings), key=lambda k: -(-num_groups * k // num_devices) * (num_settings // k))
 
 
-def by_rows(k: int, state: Any, seeds: jax.Array, hypers: Any, params: Any) -> tuple[Any, ...]:
-    """A phase's arguments with the members [C, P] as rows [C * k, P / k], each with its CVAE; no block."""
+def in_strips(k: int, state: Any, seeds: jax.Array, hypers: Any, params: Any) -> tuple[Any, ...]:
+    """A phase's arguments with the members [C, P] in strips [C * k, P / k], each with what its group shares; no block."""
     c, p = hypers[0].shape
     of_policies = lambda x: x.reshape(c * k, p // k, *x.shape[2:])
-    of_cvaes = lambda x: jnp.repeat(x, k, axis=0)
-    learners = of_policies if state.alive.ndim == 2 else of_cvaes  # members are [C] in the CVAEs' phase
+    of_groups = lambda x: jnp.repeat(x, k, axis=0)
+    learners = of_policies if state.alive.ndim == 2 else of_groups  # members are [C] in a stage's phase
     return (
         jax.tree.map(learners, state.replace(block=None)),
-        of_cvaes(seeds),
+        of_groups(seeds),
         jax.tree.map(of_policies, hypers),
-        jax.tree.map(of_cvaes, params),
+        jax.tree.map(of_groups, params),
     )
 
 
@@ -50,7 +50,7 @@ def in_turns(run: Callable[..., Any], at_once: int) -> Callable[..., Any]:
         size = max(n for n in divisors(c * k) if n * (p // k) <= at_once)
         if (k, size) == (1, c):
             return run(state, seeds, hypers, params, rows)
-        arguments = by_rows(k, state, seeds, hypers, params)
+        arguments = in_strips(k, state, seeds, hypers, params)
 
         def turn(arguments: tuple[Any, ...]) -> tuple[Any, Any]:
             lot, *rest = arguments
@@ -70,7 +70,7 @@ def grid_mesh(shape: tuple[int, int], devices: Sequence[jax.Device]) -> Mesh:
     """As many of the devices as share out members [C, P] evenly, as a grid."""
     fitting = [(i, j) for i in divisors(shape[0]) for j in divisors(shape[1]) if i * j <= len(devices)]
     i, j = max(fitting, key=lambda ij: (math.prod(ij), ij))
-    return Mesh(np.array(devices[: i * j]).reshape(i, j), ('cvaes', 'settings'))
+    return Mesh(np.array(devices[: i * j]).reshape(i, j), ('groups', 'settings'))
 
 
 def layout(specs: Any, mesh: Mesh) -> Any:
@@ -99,7 +99,7 @@ def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
 def compile_over(run: Callable[..., Any], devices: Sequence[jax.Device], options: dict[str, Any] | None) -> Any:
     """Compiles a phase's `run` (see `population.Phase`) for members shared out over `devices`; the state is donated.
 
-    Members [C, P] become rows [C * k, P / k] of `split`, each with its CVAE; the last is repeated to fill all devices.
+    Members [C, P] become strips [C * k, P / k] of `split`, each with what its group shares; the last is repeated to fill all devices.
     """
     if len(devices) == 1:
         return jax.jit(run, donate_argnums=0, compiler_options=options)
@@ -109,9 +109,9 @@ def compile_over(run: Callable[..., Any], devices: Sequence[jax.Device], options
         c, p = hypers[0].shape
         axes = state.alive.ndim
         k = split(c, p, len(devices)) if axes == 2 else 1
-        num_rows = -(-c * k // len(devices)) * len(devices)
-        filled = np.minimum(np.arange(num_rows), c * k - 1)
-        arguments = jax.tree.map(lambda x: x[filled], by_rows(k, state, seeds, hypers, params))
+        num_strips = -(-c * k // len(devices)) * len(devices)
+        filled = np.minimum(np.arange(num_strips), c * k - 1)
+        arguments = jax.tree.map(lambda x: x[filled], in_strips(k, state, seeds, hypers, params))
         spec = state.replace(learner=MEMBERS, alive=MEMBERS, gradient_steps=MEMBERS, block=EVERYWHERE)
         new, metrics = jax.shard_map(
             run,

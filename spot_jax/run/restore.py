@@ -1,4 +1,4 @@
-"""What a run takes over from another: its CVAEs, or its policies to fine-tune online."""
+"""What a run takes over from another: what its stages came to, or its policies to fine-tune online."""
 
 import json
 from pathlib import Path
@@ -92,7 +92,7 @@ def restored_policies(
     """The learners and counters [C, P] of `online.restore`, its stages' results [C] and which of these are alive.
 
     All are of this run's members; `fresh` says what the learners look like. Raises InputError if they do not fit, or if
-    a member or a needed CVAE is missing.
+    a member or what the policies need of the stages is missing.
     """
     method = METHODS[config.method]
     fields = method.policy_fields + (method.stage_fields if has_stages else ())

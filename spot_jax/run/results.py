@@ -89,7 +89,7 @@ def results(
 ) -> dict[str, Any]:
     """The members' part of `results.json`, and the versions of the libraries.
 
-    `shared_alive` [C] tells whose stages (CVAEs) have not diverged; None: there are none.
+    `shared_alive` [C] tells whose stages have not diverged; None: there are none.
     """
     stages = None if shared_alive is None else population.per_member(shared_alive)
     alive, steps = population.per_member(state.alive), population.per_member(state.gradient_steps)

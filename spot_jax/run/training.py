@@ -1,4 +1,4 @@
-"""A run from start to end: data, CVAEs, policies, evaluations, checkpoints and results. The only file with loops."""
+"""A run from start to end: data, stages, policies, evaluations, checkpoints and results."""
 
 import contextlib
 import copy
@@ -215,7 +215,7 @@ class Run:
         if self.stopping():
             return False
         self.shared, self.shared_alive = stage.result(state.learner, self.shared), np.asarray(state.alive)
-        # A policy whose CVAE has diverged would learn from nothing that means anything: it has diverged with it.
+        # A policy whose stages have diverged would learn from nothing that means anything: it has diverged with it.
         self.fresh = self.fresh.replace(alive=self.fresh.alive & self.shared_alive[:, None])
         return True
 

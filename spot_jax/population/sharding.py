@@ -28,7 +28,7 @@ def split(num_groups: int, num_settings: int, num_devices: int) -> int:
 
 
 def in_strips(k: int, state: Any, seeds: jax.Array, hypers: Any, params: Any) -> tuple[Any, ...]:
-    """A phase's arguments with the members [C, P] in strips [C * k, P / k], each with what its group shares; no block."""
+    """A phase's arguments but for the block: members [C, P] in strips [C * k, P / k], with what their groups share."""
     c, p = hypers[0].shape
     of_policies = lambda x: x.reshape(c * k, p // k, *x.shape[2:])
     of_groups = lambda x: jnp.repeat(x, k, axis=0)
@@ -99,7 +99,8 @@ def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
 def compile_over(run: Callable[..., Any], devices: Sequence[jax.Device], options: dict[str, Any] | None) -> Any:
     """Compiles a phase's `run` (see `population.Phase`) for members shared out over `devices`; the state is donated.
 
-    Members [C, P] become strips [C * k, P / k] of `split`, each with what its group shares; the last is repeated to fill all devices.
+    Members [C, P] become strips [C * k, P / k] of `split`, each with what its group shares; the last is
+    repeated to fill all devices.
     """
     if len(devices) == 1:
         return jax.jit(run, donate_argnums=0, compiler_options=options)

@@ -69,7 +69,7 @@ class Words(NamedTuple):
 
 
 def read_words(text: str, default: str, options: Collection[str]) -> Words:
-    """`NAME[,OPTION...]`: a preset's name (`default` if empty), the options given, and of these the method (by default 'spot').
+    """`NAME[,OPTION...]`: a preset's name (`default` if empty), the options given, and of these the method ('spot').
 
     Raises InputError on an option that is none of `options`, nor a method.
     """

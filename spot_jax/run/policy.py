@@ -64,7 +64,9 @@ class Actors:
             if memory is None:
                 repeat = lambda x: jnp.broadcast_to(x, (*starts.shape, *jnp.shape(x)))
                 memory = jax.tree.map(repeat, self._memory)
-            rewards = np.where(starts, 0.0, self._task.reward(rewards)).astype(np.float32)
+            if jax.tree.leaves(memory):  # else nothing looks at them, and the task need not know such
+                rewards = np.where(starts, 0.0, self._task.reward(rewards))
+            rewards = rewards.astype(np.float32)
             actions, memory = self._act(policies, memory, scaling.normalized(observations), rewards, starts)
             return scaling.bounded(np.asarray(actions))
 

@@ -115,7 +115,7 @@ def test_online_or_one_line(name):
         config.validate(asked)
 
 
-@pytest.mark.parametrize('name', ['iql', 'awac'])
+@pytest.mark.parametrize('name', ['iql', 'awac', 'cql'])
 def test_fine_tuning(name, tmp_path):
     """It goes on from the offline phase, in blocks of one step, and stops where it is told."""
     online = {

@@ -20,7 +20,7 @@ from spot_jax.data.load import Dataset
 from spot_jax.methods.regularizers import REGULARIZERS, Regularizer
 from spot_jax.population import program
 from spot_jax.run import effects, training
-from spot_jax.run.build import data_of
+from spot_jax.run.build import data_of, discounted_togo
 from spot_jax.run.policy import Actors
 
 K = 3  # steps of a window
@@ -154,3 +154,12 @@ def test_a_regulariser_is_one_function_and_one_line(data, monkeypatch, tmp_path)
     results = json.loads((tmp_path / 'results.json').read_text())
     assert results['algorithm'] == 'TD3 with largest'
     assert [m['status'] for m in results['members']] == ['completed', 'completed']
+
+
+def test_discounted_returns_to_go():
+    """Of an episode that ends, one that is cut off (its last reward goes on), one with a terminal in its midst."""
+    rewards, masks = np.array([1.0, 2, 1, 3, 5, 7, 9]), np.array([1.0, 0, 1, 1, 0, 1, 0])
+    last = np.array([1, 1, 3, 3, 6, 6, 6])
+    togo = discounted_togo(rewards, masks, last, 0.5)
+    np.testing.assert_allclose(togo, [2, 2, 1 + 0.5 * 6, 6, 5, 7 + 4.5, 9])
+    np.testing.assert_allclose(data_of(dataset(), 0.5).togo, 2)  # 1 + 1/2 + 1/4 + ...

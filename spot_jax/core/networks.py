@@ -42,6 +42,13 @@ def orthogonal(inputs: int) -> tuple[Initializer, Initializer]:
     return kernel, nn.initializers.zeros
 
 
+def rlkit(inputs: int) -> tuple[Initializer, Initializer]:
+    """rlkit's: kernels from U(±1/√outputs), biases 0.1."""
+    del inputs
+    kernel = lambda key, shape, dtype=jnp.float32: uniform(shape[-1] ** -0.5)(key, shape, dtype)
+    return kernel, nn.initializers.constant(0.1)
+
+
 def dense(x: Array, features: int, layer_init: LayerInit = pytorch, frozen: bool = False) -> Array:
     """Applies a new linear layer `[..., I] -> [..., features]`."""
     kernel_init, bias_init = layer_init(x.shape[-1])
@@ -119,6 +126,24 @@ def gaussian_log_prob(mean: Array, log_std: Array, actions: Array) -> Array:
     """log N(actions; mean, std²), `[..., A]` each to `[...]`: summed over the last axis."""
     standard = (actions - mean) * jnp.exp(-log_std)
     return -jnp.sum(0.5 * standard**2 + log_std + 0.5 * math.log(2 * math.pi), axis=-1)
+
+
+def tanh_gaussian(mean: Array, log_std: Array, noise: Array) -> tuple[Array, Array]:
+    """tanh of N(mean, std²), made from standard normal `noise` `[..., A]`: actions, and their log-density `[...]`."""
+    before = mean + jnp.exp(log_std) * noise
+    actions = jnp.tanh(before)
+    return actions, gaussian_log_prob(mean, log_std, before) - _log_slope(actions)
+
+
+def tanh_gaussian_log_prob(mean: Array, log_std: Array, actions: Array) -> Array:
+    """The same log-density of given actions."""
+    before = 0.5 * jnp.log(jnp.maximum(1 + actions, 1e-6) / jnp.maximum(1 - actions, 1e-6))
+    return gaussian_log_prob(mean, log_std, before) - _log_slope(actions)
+
+
+def _log_slope(actions: Array) -> Array:
+    """log |d tanh(x) / dx| where tanh(x) is `actions` `[..., A]`, all dimensions together, as rlkit bounds it."""
+    return jnp.sum(jnp.log(1 - actions**2 + 1e-6), axis=-1)
 
 
 class DoubleCritic(nn.Module):

@@ -83,7 +83,8 @@ class Run:
         self.saved = open_workdir(config, workdir, sizes, self.sha256) or {}
         self.shared_alive = self.saved.get('cvae_alive', self.shared_alive)
         self.scaling, self.rewards = prepare(dataset, options(config))
-        self.data = sharding.replicate(data_of(dataset), jax.local_devices())
+        discount = self.parts.method.togo_discount(options(config))
+        self.data = sharding.replicate(data_of(dataset, discount), jax.local_devices())
         self.wall_clock: dict[str, float] = self.saved.get('wall_clock', {})
         self.evaluations = Evaluations(
             config,

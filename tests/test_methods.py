@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures('data')
 def small(name, **changes):
     """A run of a few updates, without evaluations."""
     own = {'hidden_dims': (8,), 'batch_size': 16, 'context': 3, 'num_layers': 1, 'head_dim': 8}
-    own |= {'cvae_hidden_dims': (8,), 'cvae_steps': 4}
+    own |= {'cvae_hidden_dims': (8,), 'cvae_steps': 4, 'behavior_steps': 4, 'critic_steps': 4, 'bc_steps': 4}
     own = {path_of(name, field): value for field, value in own.items() if field in METHODS[name].fields}
     sizes = {} if METHODS[name].at_top else own
     steps = {'offline.steps': 8, 'log_interval': 4, 'checkpoint.interval': 4, 'cvae.steps': 4, 'evaluation.episodes': 0}

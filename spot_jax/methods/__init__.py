@@ -3,7 +3,7 @@
 from typing import Any
 
 from spot_jax.core.method import Method
-from spot_jax.methods import awac, bc, bcq, bear, cql, dt, iql, percent_bc, plas, rebrac, spot, td3_bc
+from spot_jax.methods import awac, bc, bcq, bear, cql, dt, iql, onestep, percent_bc, plas, rebrac, spot, td3_bc
 
 METHODS: dict[str, Method] = {
     'spot': spot.METHOD,
@@ -11,6 +11,7 @@ METHODS: dict[str, Method] = {
     'percent_bc': percent_bc.METHOD,
     'td3_bc': td3_bc.METHOD,
     'awac': awac.METHOD,
+    'onestep': onestep.METHOD,
     'cql': cql.METHOD,
     'iql': iql.METHOD,
     'bcq': bcq.METHOD,

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from flax import struct
 
 from spot_jax.core.fields import HIDDEN_DIMS, POSITIVE, STEPS, Field, choice, real, whole
 from spot_jax.core.method import Algorithm, Data, Method
-from spot_jax.core.networks import CVAE, MLP, DoubleCritic, Initializer, uniform
+from spot_jax.core.networks import CVAE, MLP, DoubleCritic, rlkit
 from spot_jax.core.sampling import uniform_indices
 from spot_jax.core.train_state import TargetTrainState, TrainState
 from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
@@ -74,13 +73,6 @@ class Noise(NamedTuple):
     target: Array  # [B, N, A], for N actions at each next state
     mmd_cvae: Array  # [B, M, Z], for M of the CVAE's samples at each state ...
     mmd_actor: Array  # [B, M, A], ... and of the policy's
-
-
-def layer_init(inputs: int) -> tuple[Initializer, Initializer]:
-    """rlkit's: kernels from U(±1/√outputs), biases 0.1."""
-    del inputs
-    kernel = lambda key, shape, dtype=jnp.float32: uniform(shape[-1] ** -0.5)(key, shape, dtype)
-    return kernel, nn.initializers.constant(0.1)
 
 
 def init(key: Array, bear: BEAR, observation_dim: int) -> BEARState:
@@ -159,8 +151,8 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
     hidden_dims, size = tuple(options.hidden_dims), options.batch_size
     bear = BEAR(
         cvae=constrained.cvae_of(options, action_dim),
-        actor=MLP(hidden_dims, 2 * action_dim, 1e-3, layer_init=layer_init),
-        critic=DoubleCritic(hidden_dims, 3e-3, layer_init=layer_init),
+        actor=MLP(hidden_dims, 2 * action_dim, 1e-3, layer_init=rlkit),
+        critic=DoubleCritic(hidden_dims, 3e-3, layer_init=rlkit),
         kernel=options.kernel,
         warmup_steps=options.warmup_steps,
     )

@@ -79,11 +79,13 @@ def test_a_population_of_a_method(name, tmp_path, monkeypatch):
         log_prob = scoring.load(tmp_path / 'alone')
         assert np.isfinite(log_prob(observations, actions)).all()
         assert np.all(log_prob(observations, actions) != log_prob(observations, -actions))
-    if METHODS[name].restore is not None:  # the stages of the run of both seeds, for one of them
-        state = read_run(tmp_path / 'whole')[1]
-        other = small(name, seeds=(1,), **{path_of(name, METHODS[name].restore): str(tmp_path / 'whole')})
+    if METHODS[name].restore is not None:  # the stages of the run of several members, for one of them
+        state, restored = read_run(tmp_path / 'whole')[1], path_of(name, METHODS[name].restore)
+        other = small(name, seeds=(1,), **{f'grid.{rate}': (1e-3,), restored: str(tmp_path / 'whole')})
         taken = restore.restored_stages(other, config.members(other), state['sha256'])
-        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[1:]), taken, state['density_params'])
+        have, wanted = (config.members(c).groups() for c in (small(name, **changes), other))
+        chosen = [have.index(group) for group in wanted]
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[chosen]), taken, state['density_params'])
 
 
 @pytest.mark.parametrize('name', METHODS)

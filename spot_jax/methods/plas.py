@@ -150,7 +150,8 @@ PHI = {
 }
 PRESETS = {
     **{f'{robot}-{data}': {'phi': phi} for robot, of in PHI.items() for data, phi in of.items()},
-    **constrained.for_pointmaze(cvae_steps=10_000, actor_lr=3e-4),
+    # Latents up to 2 leave the data there: success 0 on UMaze after 10 000 updates, but 1 after 4000 with 0.5.
+    **constrained.for_pointmaze(cvae_steps=10_000, actor_lr=3e-4, max_latent=0.5),
 }
 
 METHOD = Method(

@@ -111,6 +111,16 @@ def test_stages_steps_windows_and_returns_to_go():
     }
 
 
+def test_a_terminal_ends_an_episode():
+    """Also where the data go on after it."""
+    rows = dataset().transitions.copy()
+    rows[[1, 5], 3] = 0
+    data = data_of(dataset()._replace(transitions=rows))
+    np.testing.assert_array_equal(data.first, [0, 0, 2, 2, 4, 4])
+    np.testing.assert_array_equal(data.last, [1, 1, 3, 3, 5, 5])
+    np.testing.assert_array_equal(data.togo, [2, 1, 2, 1, 2, 1])
+
+
 def test_acting_remembers_an_episode():
     box = np.ones(1, np.float32)
     act = Actors(ALGORITHM, TASKS['locomotion']).play({'w': jnp.zeros(2)}, Scaling(0 * box, box, -box, box))

@@ -13,7 +13,7 @@ from spot_jax.core.types import Array, Metrics, Params
 
 
 class Data(NamedTuple):
-    """A dataset on the device, N transitions in the order of their episodes."""
+    """A dataset on the device, N transitions in the order of their episodes, which a terminal ends."""
 
     rows: Array  # [N, 2 * O + A + 2], packed as in `types.unpack`
     first: Array  # [N] int32, the first row of a row's episode

@@ -98,9 +98,13 @@ def discounted_togo(rewards: np.ndarray, masks: np.ndarray, last: np.ndarray, di
 
 
 def data_of(dataset: Dataset, discount: float = 1.0) -> Data:
-    """The transitions and what is known of their episodes; see `Method.togo_discount`."""
-    rows, lengths = dataset.transitions, dataset.lengths
+    """The transitions and what is known of their episodes, which end at terminals, too: data may go on after them.
+
+    Of `discount`, see `Method.togo_discount`.
+    """
+    rows = dataset.transitions
     rewards, masks = rows[:, dataset.observation_dim + dataset.action_dim :][:, :2].T
+    lengths = np.diff(np.union1d(np.cumsum(dataset.lengths) - 1, np.flatnonzero(masks == 0)), prepend=-1)
     last = np.repeat(np.cumsum(lengths) - 1, lengths)
     first = last - np.repeat(lengths, lengths) + 1
     if discount < 1:

@@ -145,20 +145,18 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
         return Drawn(windows_of(data, rows, context, o, a), dropout_key if options.dropout else None)
 
     def act(policy: Params, memory: Memory, observation: Array, reward: Array) -> tuple[Array, Memory]:
+        params, target = policy
         earned = options.reward_scale * (reward + options.reward_shift)
-        togo = jnp.where(memory.step == 0, policy['target'], memory.togo[-1] - earned)
+        togo = jnp.where(memory.step == 0, target, memory.togo[-1] - earned)
         now = remembered(memory, observation, togo)
-        action = dt.apply(policy['actor'], now)[-1]
+        action = dt.apply(params, now)[-1]
         return action, Memory(now.observations, now.actions.at[-1].set(action), now.togo, memory.step + 1)
 
     return Algorithm(
         init=init,
         draw=draw,
         update=lambda learner, _, drawn, hypers, step: update(learner, dt, drawn, hypers, step, options.warmup_steps),
-        policy=lambda learner, _, hypers: {
-            'actor': learner.actor.params,
-            'target': options.reward_scale * hypers.target_return,
-        },
+        policy=lambda learner, _, hypers: (learner.actor.params, options.reward_scale * hypers.target_return),
         act=act,
         memory=memory,
         block=1,

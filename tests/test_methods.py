@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -38,7 +39,7 @@ def metrics_of(workdir, seed, setting, value):
 
 # SPOT's own runs are tested at length elsewhere.
 @pytest.mark.parametrize('name', [name for name in METHODS if name != 'spot'])
-def test_a_population_of_a_method(name, tmp_path, monkeypatch):
+def test_a_population_of_a_method(name, tmp_path):
     """It resumes to the byte; a member is as in a run of its own, and a neighbour that diverges leaves it alone."""
     # Values can run away, and so can weights that decay; a policy alone, whose actions have bounds, does not.
     rate = 'critic_lr' if 'critic_lr' in hyperparameters(name) else 'actor_lr'
@@ -49,18 +50,14 @@ def test_a_population_of_a_method(name, tmp_path, monkeypatch):
     assert [m['status'] for m in results['members']] == ['completed', sick] * 2
     assert results['algorithm'] == METHODS[name].title(options(small(name)))
 
-    save = training.Run.save
-
-    def save_and_stop(self, phase, state, **more):
-        save(self, phase, state, **more)
-        self.stop_signal = 15 if phase == 'offline' else 0
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training.Run, 'save', save_and_stop)
-        assert training.run(small(name, **changes), tmp_path / 'resumed') == 143
+    shutil.copytree(tmp_path / 'whole', tmp_path / 'resumed')  # as if it had been killed in the middle
+    (tmp_path / 'resumed' / 'results.json').unlink()
+    sorted((tmp_path / 'resumed' / 'checkpoints').iterdir())[-1].unlink()
     assert training.run(small(name, **changes), tmp_path / 'resumed') == 0
     whole, resumed = (tmp_path / run / 'metrics.csv' for run in ('whole', 'resumed'))
     assert whole.read_bytes() == resumed.read_bytes()
+    learners = (read_run(tmp_path / run)[1]['learner'] for run in ('whole', 'resumed'))
+    jax.tree.map(np.testing.assert_array_equal, *learners)
 
     assert training.run(small(name, seeds=(1,), **{f'grid.{rate}': (1e-3,)}), tmp_path / 'alone') == 0
     alone, together = (metrics_of(tmp_path / run, 1, rate, 1e-3) for run in ('alone', 'whole'))

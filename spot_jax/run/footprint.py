@@ -3,6 +3,8 @@
 It is a lower bound: what the compiler adds is not known before it has run.
 """
 
+import functools
+import json
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -69,7 +71,13 @@ def traced(part: Algorithm | Stage, hypers: Any, shared: Any, row_size: int) -> 
 
 def of_phases(config: ConfigDict, sizes: tuple[int, int]) -> dict[str, tuple[Traced, Any]]:
     """The updates of the run's stages by their names, then of its policies as 'policy', each with its `shared`."""
-    parts, row = build(config, *sizes), 2 * sizes[0] + sizes[1] + 2
+    return dict(_of_phases(config.to_json(), sizes))
+
+
+@functools.lru_cache(maxsize=8)  # tracing takes a second, and a run is checked more than once
+def _of_phases(config: str, sizes: tuple[int, int]) -> dict[str, tuple[Traced, Any]]:
+    """`of_phases` of a config as JSON."""
+    parts, row = build(ConfigDict(json.loads(config)), *sizes), 2 * sizes[0] + sizes[1] + 2
     kind = parts.method.hyperparameters
     hypers = kind(*(jax.ShapeDtypeStruct((), jnp.float32) for _ in kind._fields))
     found: dict[str, tuple[Traced, Any]] = {}

@@ -164,6 +164,8 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
     )
 
 
+# Ours, for the small mazes: an update of the authors' sizes takes two cores a quarter of a second.
+POINTMAZE = {'head_dim': 64, 'num_layers': 2, 'context': 10, 'actor_lr': 1e-3, 'warmup_steps': 200}
 TARGETS = {'hopper': 3600.0, 'halfcheetah': 12000.0, 'walker2d': 5000.0}  # the authors also ask for half of each
 
 METHOD = Method(
@@ -187,6 +189,7 @@ METHOD = Method(
         'reward_shift': Field(0.0, real(-LARGE), '... times (the reward + this)'),
     },
     presets={'maze': {'target_return': 1.0, 'reward_scale': 1.0, 'reward_shift': 1.0}}  # 1 at the goal, 0 elsewhere
+    | {f'pointmaze-{maze}': POINTMAZE for maze in ('umaze', 'medium', 'large')}
     | {
         f'{robot}-{kind}': {'target_return': target}
         for robot, target in TARGETS.items()

@@ -239,7 +239,7 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
 # Ours, for the small mazes: networks and lengths in which four seeds train in minutes.
 POINTMAZE = {
     **{'hidden_dims': (256, 256), 'batch_size': 256, 'behavior_lr': 3e-4, 'critic_lr': 3e-4, 'actor_lr': 3e-4},
-    **{'behavior_steps': 5000, 'critic_steps': 10_000, 'tau': 0.02},
+    **{'behavior_steps': 5000, 'critic_steps': 10_000, 'tau': 0.02, 'improvement': 'exp_weight', 'temperature': 3.0},
 }
 
 METHOD = Method(

@@ -320,9 +320,7 @@ def test_folders_that_cannot_be_are_a_line(tmp_path, capsys, name):
 
 
 def test_a_killed_process_holds_nothing(tmp_path):
-    code = (
-        f'import sys; from pathlib import Path; from spot_jax.folder import held\nwith held(Path({str(tmp_path)!r})): '
-    )
+    code = f'from pathlib import Path; from spot_jax.storage.folder import held\nwith held(Path({str(tmp_path)!r})): '
     other = subprocess.Popen([sys.executable, '-c', code + 'print(flush=True); input()'], stdin=-1, stdout=-1)
     other.stdout.readline()
     with pytest.raises(InputError, match='in use'), held(tmp_path):

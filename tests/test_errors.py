@@ -41,7 +41,7 @@ def test_mistakes_of_the_program_keep_their_traceback():
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='this system has no /dev/full')
 def test_output_that_cannot_be_written():
-    command = "import sys; from spot_jax.errors import exit_status; sys.exit(exit_status(lambda: print('x')))"
+    command = "import sys; from spot_jax.system.errors import exit_status; sys.exit(exit_status(lambda: print('x')))"
     with open('/dev/full', 'w') as full:
         done = subprocess.run([sys.executable, '-c', command], stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (1, 'error: cannot write or read: No space left on device\n')

@@ -67,7 +67,7 @@ def test_a_pipe_in_place_of_metadata_is_not_waited_for(tmp_path, monkeypatch):
 def test_workers_find_what_a_config_file_imports(tmp_path, monkeypatch):
     """Worker processes start with their parent's path."""
     monkeypatch.setattr(sys, 'path', [*sys.path])
-    (tmp_path / 'mine.py').write_text('from spot_jax.config import default_config\nget_config = default_config\n')
+    (tmp_path / 'mine.py').write_text('from spot_jax import default_config\nget_config = default_config\n')
     config_files.load(str(tmp_path / 'mine.py'))
     config_files.load(str(tmp_path / 'mine.py'))
     assert sys.path.count(str(tmp_path)) == 1

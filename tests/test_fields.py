@@ -11,7 +11,10 @@ from spot_jax.run.fields import FIELDS, problem, shown
 from spot_jax.system.errors import InputError
 
 NUMBERS = [path for path, field in FIELDS.items() if field.takes.kind in (int, float)]
-MAY_BE_NEGATIVE = ('episodes.min_return', 'rebrac.reward_shift')
+MAY_BE_NEGATIVE = (
+    *('episodes.min_return', 'rebrac.reward_shift', 'cql.reward_shift', 'dt.reward_shift'),
+    *('cql.threshold', 'grid.threshold', 'dt.target_return', 'grid.target_return'),
+)
 SEVERAL = [path for path, field in FIELDS.items() if field.takes.kind is tuple]
 NO_NUMBERS = (True, '1', math.nan, math.inf, -math.inf, 1e300, 10**400, -1, -0.5, 1 + 1j, (1,), [], {1}, b'1', object())
 
@@ -42,7 +45,10 @@ def test_no_number_is_refused_wherever_one_is_wanted(path):
 @pytest.mark.parametrize('path', SEVERAL)
 def test_a_bad_one_among_several_is_refused(path):
     for value in NO_NUMBERS[:9]:
-        assert problem(path, (value,)), value
+        if path in MAY_BE_NEGATIVE and value in (-1, -0.5):
+            assert problem(path, (value,)) is None
+        else:
+            assert problem(path, (value,)), value
     assert problem(path, 1)
     assert problem(path, 'abc')
 

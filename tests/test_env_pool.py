@@ -126,7 +126,7 @@ def test_collector_survives_a_worker_that_ends_before_a_reset(tmp_path, capfd):
 @pytest.mark.usefixtures('data')
 def test_workers_change_no_result():
     spec = load(ID, TASKS['pointmaze']).environment
-    make_env = partial(environments.make, spec, TASKS['pointmaze'])
+    make_env = environments.maker(spec, TASKS['pointmaze'])
     policy = lambda observations, *_: np.sin(5 * observations[..., :2] + np.arange(2.0)[:, None, None])
     alone, shared = (evaluation.Evaluator(make_env, 2, 3, 7, True, workers) for workers in (0, 2))
     np.testing.assert_equal(alone(policy), shared(policy))

@@ -20,7 +20,7 @@ from minari.data_collector import EpisodeBuffer
 from tiny import ID, tiny
 
 from spot_jax import evaluate
-from spot_jax.core.networks import CVAE
+from spot_jax.core.networks import CVAE, Actor
 from spot_jax.methods import density
 from spot_jax.run import policy, scoring, training
 from spot_jax.run.config import members, validate
@@ -223,10 +223,11 @@ def test_other_config_is_refused(finished):
 
 
 def test_loaded_policy_acts_within_bounds(finished):
-    act = policy.load(finished, member=1)
-    actions = act(np.random.default_rng(0).normal(size=(7, 4)))
-    assert actions.shape == (7, 2)
+    observations = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
+    actions = policy.load(finished, member=1)(observations)
     assert np.abs(actions).max() <= 1
+    params = jax.tree.map(lambda x: x[1, 0], read_run(finished)[1]['learner']['actor']['params'])
+    np.testing.assert_allclose(actions, Actor(2).apply(params, observations), rtol=1e-5, atol=1e-6)
     with pytest.raises(InputError, match='no member 2'):
         policy.load(finished, member=2)
 

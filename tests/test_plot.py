@@ -105,8 +105,12 @@ def test_command(finished, tmp_path, capsys):
     assert [path.read_bytes() for path in paths] == before
 
 
-def test_rollouts_are_the_episodes_of_evaluate(finished, capsys):
+def test_rollouts_are_the_episodes_of_evaluate(finished, monkeypatch, capsys):
     run = plot.read_run(finished, 'tiny')
+    recorded = json.loads((finished / 'results.json').read_text())['members'][1]['evaluation']['lengths']
+    with monkeypatch.context() as patch:
+        patch.setattr(plot, 'EVALUATION_SEED', 10_000)  # the run's own
+        assert [len(path) - 1 for path in plot.roll_out(run, 1, len(recorded)).paths] == recorded
     played = plot.roll_out(run, 1, 12)
     assert evaluate.main([str(finished), '--episodes=12', '--member=1']) == 0
     lengths = [len(path) - 1 for path in played.paths]

@@ -3,7 +3,6 @@
 It is a lower bound: what the compiler adds is not known before it has run.
 """
 
-import functools
 import json
 import math
 from collections.abc import Iterator
@@ -16,8 +15,9 @@ from ml_collections import ConfigDict
 
 from spot_jax.core.method import Algorithm, Data, Stage
 from spot_jax.core.xla import AT_ONCE
-from spot_jax.methods import METHODS, hyperparameters
+from spot_jax.methods import METHODS, hyperparameters, path_of
 from spot_jax.run.build import build
+from spot_jax.run.config import lookup
 from spot_jax.system.memory import Part, device_memory, require_room
 
 FLOAT = 4  # bytes
@@ -69,15 +69,23 @@ def traced(part: Algorithm | Stage, hypers: Any, shared: Any, row_size: int) -> 
     return Traced(learner, drawn, jax.make_jaxpr(part.update)(learner, shared, drawn, hypers, index).jaxpr)
 
 
+_TRACED: dict[str, dict[str, tuple[Traced, Any]]] = {}  # by what it depends on: tracing takes a second
+
+
 def of_phases(config: ConfigDict, sizes: tuple[int, int]) -> dict[str, tuple[Traced, Any]]:
     """The updates of the run's stages by their names, then of its policies as 'policy', each with its `shared`."""
-    return dict(_of_phases(config.to_json(), sizes))
+    own = {field: lookup(config, path_of(config.method, field)) for field in METHODS[config.method].fields}
+    key = json.dumps([config.method, config.offline.steps, config.online.steps, own, sizes])
+    if key not in _TRACED:
+        if len(_TRACED) >= 8:
+            _TRACED.clear()
+        _TRACED[key] = _trace(config, sizes)
+    return dict(_TRACED[key])
 
 
-@functools.lru_cache(maxsize=8)  # tracing takes a second, and a run is checked more than once
-def _of_phases(config: str, sizes: tuple[int, int]) -> dict[str, tuple[Traced, Any]]:
-    """`of_phases` of a config as JSON."""
-    parts, row = build(ConfigDict(json.loads(config)), *sizes), 2 * sizes[0] + sizes[1] + 2
+def _trace(config: ConfigDict, sizes: tuple[int, int]) -> dict[str, tuple[Traced, Any]]:
+    """As `of_phases`."""
+    parts, row = build(config, *sizes), 2 * sizes[0] + sizes[1] + 2
     kind = parts.method.hyperparameters
     hypers = kind(*(jax.ShapeDtypeStruct((), jnp.float32) for _ in kind._fields))
     found: dict[str, tuple[Traced, Any]] = {}

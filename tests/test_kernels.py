@@ -15,17 +15,18 @@ from spot_jax.population import program
 from spot_jax.run.config import members
 
 SIZES = (29, 8)
-EXECUTED = {1: 189, 4: 189}  # instructions of a block of AntMaze's policy updates on a CPU by members, as measured
+# Instructions of a block of AntMaze's policy updates on a CPU, as measured: jax 0.12 has nine fusions more.
+EXECUTED = 189 if jax.__version__.startswith('0.10.') else 198
 SLACK = 3
 
 
-@pytest.mark.parametrize('num_members', EXECUTED)
+@pytest.mark.parametrize('num_members', [1, 4])
 def test_a_block_executes_no_more_than_it_did(num_members):
     steps = 2 * program.MAX_GROUP
     config = with_settings(antmaze.get_config(), seeds=tuple(range(num_members)))
     lowered = lower(config, 'policy', SIZES, steps, None)
     counts = kernels.per_block(lowered.compile().as_text(), steps // 2)
-    assert counts['total'] <= EXECUTED[num_members] + SLACK, counts
+    assert counts['total'] <= EXECUTED + SLACK, counts
 
 
 PROGRAM = """HloModule phase

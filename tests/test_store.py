@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import h5py
@@ -249,7 +248,8 @@ STUCK = """
 import itertools, runpy, sys, time
 from spot_jax.data import d4rl
 read, reads = d4rl.read, itertools.count()
-d4rl.read = lambda *args, **options: time.sleep(600 if next(reads) == 20 else 0) or read(*args, **options)
+stop = lambda: (print('stuck', flush=True), time.sleep(600))
+d4rl.read = lambda *args, **options: (next(reads) == 20 and stop()) or read(*args, **options)
 sys.argv = ['datasets', *sys.argv[1:]]
 runpy.run_module('spot_jax.datasets', run_name='__main__')
 """
@@ -263,14 +263,12 @@ def test_an_interrupted_import_leaves_nothing_that_the_next_trips_over(folder, t
     ends = {signal.SIGINT: (130, 'stopped\n'), signal.SIGTERM: (143, ''), signal.SIGKILL: (-9, '')}
     commands = {number: ['import-d4rl', str(path), f'--id=toy/{number.name}-v0'] for number in ends}
     processes = {
-        number: subprocess.Popen([sys.executable, '-c', STUCK, *command], stderr=subprocess.PIPE, text=True)
+        number: subprocess.Popen([sys.executable, '-c', STUCK, *command], stdout=-1, stderr=-1, text=True)
         for number, command in commands.items()
     }
     for number, process in processes.items():
-        written = folder / f'.toy-{number.name}-v0.tmp' / 'data' / 'main_data.hdf5'
-        while not (written.exists() and written.stat().st_size):
-            assert process.poll() is None
-            time.sleep(0.05)
+        assert process.stdout.readline() == 'stuck\n'
+        assert (folder / f'.toy-{number.name}-v0.tmp' / 'data' / 'main_data.hdf5').exists()
         process.send_signal(number)
         errors = process.communicate()[1]
         assert (process.returncode, errors) == ends[number]

@@ -6,6 +6,7 @@ And one run that several files test.
 import importlib.metadata
 import os
 import shutil
+import signal
 import tempfile
 
 # Set before jax is imported, and before pytest-xdist starts its workers, so that they and the commands run see it too.
@@ -29,6 +30,8 @@ from spot_jax.recipes import generate  # noqa: E402
 from spot_jax.run import training  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+# A shell that starts the suite in the background has it ignore Ctrl-C, and so all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure():

@@ -32,4 +32,4 @@ def get_config(name: str = 'umaze') -> ConfigDict:
     """The config of a preset, of the method that follows it."""
     preset, _, method = read_words(name, 'umaze', ())
     common = COMMON | {'dataset_id': f'spot_jax/pointmaze/{preset}-v0'}
-    return preset_config(PRESETS, preset, common, method, 'maze', f'pointmaze-{preset}')
+    return preset_config(PRESETS, preset, common, method, 'maze', 'pointmaze')

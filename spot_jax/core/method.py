@@ -98,7 +98,7 @@ class Method(NamedTuple):
     make: (its options, observation_dim, action_dim) -> its `Algorithm`.
     stages: (the same) -> what is trained first.
     presets: options that differ for a family of tasks ('locomotion', 'maze') or for a task ('hopper-medium',
-        'antmaze-umaze'), the latter last.
+        'antmaze-umaze', 'pointmaze'), the latter last.
     shared_by: hyperparameters that the stages read: members that agree on them and on the seed share the stages.
     cooled: hyperparameters that fall while fine-tuning, as `config.online.cooling_steps` says.
     paths: of those hyperparameters that are not called as the options that give their values, these options.

@@ -18,7 +18,7 @@ from flax import struct
 from spot_jax.core.fields import HIDDEN_DIMS, POSITIVE, SHARE, Field, flag, whole
 from spot_jax.core.method import Algorithm, Data, Method
 from spot_jax.core.networks import DoubleCritic, GaussianActor, gaussian_log_prob
-from spot_jax.core.sampling import uniform_indices
+from spot_jax.core.sampling import uniform_rows
 from spot_jax.core.train_state import TargetTrainState, TrainState
 from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
 
@@ -128,7 +128,7 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
 
     def draw(key: Array, data: Data) -> tuple[Transition, Noise]:
         index_key, noise_key = jax.random.split(key)
-        return draw_for(noise_key, data.rows[uniform_indices(index_key, (1, options.batch_size), len(data.rows))])
+        return draw_for(noise_key, uniform_rows(index_key, data, (1, options.batch_size)))
 
     return Algorithm(
         init=lambda key: init(key, awac, observation_dim),

@@ -12,7 +12,7 @@ from flax import struct
 from spot_jax.core.fields import HIDDEN_DIMS, POSITIVE, Field, flag, whole
 from spot_jax.core.method import Algorithm, Data, Method
 from spot_jax.core.networks import Actor
-from spot_jax.core.sampling import uniform_indices
+from spot_jax.core.sampling import uniform_rows
 from spot_jax.core.train_state import TrainState
 from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
 
@@ -58,7 +58,7 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
 
     def draw(key: Array, data: Data) -> Array:
         """A minibatch, packed [B, D]."""
-        return data.rows[uniform_indices(key, (options.batch_size,), len(data.rows))]
+        return uniform_rows(key, data, (options.batch_size,))
 
     def step(state: BCState, shared: Any, rows: Array, hypers: Hyperparameters, step: Array) -> tuple[BCState, Metrics]:
         del shared, step

@@ -14,7 +14,7 @@ from flax import struct
 from spot_jax.core.fields import HIDDEN_DIMS, POSITIVE, Field, real, whole
 from spot_jax.core.method import Algorithm, Data, Method
 from spot_jax.core.networks import CVAE, Actor, DoubleCritic
-from spot_jax.core.sampling import uniform_indices
+from spot_jax.core.sampling import uniform_rows
 from spot_jax.core.train_state import TargetTrainState, TrainState
 from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
 from spot_jax.methods import constrained, density
@@ -121,7 +121,7 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
     def draw(key: Array, data: Data) -> tuple[Transition, Noise]:
         index_key, *noise_keys = jax.random.split(key, 4)
         shapes = (size, latent_dim), (size, options.target_candidates, latent_dim), (size, latent_dim)
-        rows = data.rows[uniform_indices(index_key, (size,), len(data.rows))]
+        rows = uniform_rows(index_key, data, (size,))
         return unpack(rows, observation_dim, action_dim), Noise(*map(jax.random.normal, noise_keys, shapes))
 
     def policy(learner: BCQState, shared: Any, hypers: Hyperparameters) -> Params:
@@ -160,7 +160,7 @@ METHOD = Method(
         'target_candidates': Field(10, whole(1), 'proposals at a next state'),
         'candidates': Field(100, whole(1), 'proposals when acting'),
     },
-    presets=constrained.for_pointmaze(),
+    presets={'pointmaze': constrained.POINTMAZE},
     metrics=('cvae_loss', 'recon_loss', 'kl_loss', 'critic_loss', 'q', 'q_magnitude', 'actor_loss'),
     make=make,
     policy_fields=constrained.POLICY_FIELDS,

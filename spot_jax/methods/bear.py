@@ -17,7 +17,7 @@ from flax import struct
 from spot_jax.core.fields import HIDDEN_DIMS, POSITIVE, STEPS, Field, choice, real, whole
 from spot_jax.core.method import Algorithm, Data, Method
 from spot_jax.core.networks import CVAE, MLP, DoubleCritic, rlkit
-from spot_jax.core.sampling import uniform_indices
+from spot_jax.core.sampling import uniform_rows
 from spot_jax.core.train_state import TargetTrainState, TrainState
 from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
 from spot_jax.methods import constrained, density
@@ -161,7 +161,7 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
         index_key, *noise_keys = jax.random.split(key, 5)
         z, m = bear.cvae.num_latents, options.mmd_samples
         shapes = (size, z), (size, options.target_candidates, action_dim), (size, m, z), (size, m, action_dim)
-        rows = data.rows[uniform_indices(index_key, (size,), len(data.rows))]
+        rows = uniform_rows(index_key, data, (size,))
         return unpack(rows, observation_dim, action_dim), Noise(*map(jax.random.normal, noise_keys, shapes))
 
     def policy(learner: BEARState, shared: Any, hypers: Hyperparameters) -> Params:
@@ -186,9 +186,9 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
 
 
 DATA = ('medium', 'medium-replay', 'medium-expert')
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     'maze': {'mmd_sigma': 50.0},  # the code's default: nothing is said of mazes
-    **constrained.for_pointmaze(warmup_steps=2000),
+    'pointmaze': constrained.POINTMAZE | {'warmup_steps': 2000},
     **{f'{robot}-{data}': {'kernel': 'laplacian'} for robot in ('hopper', 'walker2d') for data in DATA},
 }
 

@@ -19,13 +19,9 @@ FIELDS = {
     'normalize_observations': Field(False, flag(), '(s − mean) / (std + 1e-3)'),
 }
 POLICY_FIELDS = ('hidden_dims', 'cvae_hidden_dims', 'cvae_latent_dim', 'normalize_observations')
+# Ours, for the small mazes: a CVAE like SPOT's there, and targets that move faster.
+POINTMAZE: dict[str, Any] = {'cvae_hidden_dims': (256, 256), 'cvae_lr': 1e-3, 'tau': 0.02}
 CLIP = 0.5  # bound of the latents that actions are decoded from, where they are drawn
-
-
-def for_pointmaze(**more: Any) -> dict[str, dict[str, Any]]:
-    """Presets of ours for the small mazes: a CVAE like SPOT's there, targets that move faster, and `more`."""
-    common = {'cvae_hidden_dims': (256, 256), 'cvae_lr': 1e-3, 'tau': 0.02}
-    return {f'pointmaze-{maze}': common | more for maze in ('umaze', 'medium', 'large')}
 
 
 def cvae_of(options: Any, action_dim: int) -> CVAE:

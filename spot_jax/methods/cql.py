@@ -238,7 +238,7 @@ METHOD = Method(
     },
     presets={
         'maze': {'lagrange': True, 'reward_scale': 4.0, 'reward_shift': 0.5},  # 2 at the goal, -2 elsewhere
-        **{f'pointmaze-{maze}': POINTMAZE for maze in ('umaze', 'medium', 'large')},
+        'pointmaze': POINTMAZE,
     },
     metrics=(
         *('critic_loss', 'q', 'q_magnitude', 'penalty', 'multiplier'),

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from spot_jax.core import xla
 from spot_jax.core.method import Data, Stage
 from spot_jax.core.networks import CVAE
-from spot_jax.core.sampling import uniform_indices
+from spot_jax.core.sampling import uniform_rows
 from spot_jax.core.train_state import TrainState
 from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
 
@@ -71,7 +71,7 @@ def init_cvae(key: Array, stage: CVAEStage) -> TrainState:
 def draw_cvae(key: Array, data: Data, stage: CVAEStage) -> tuple[Transition, Array]:
     """A minibatch [B, ...] and the noise [B, Z] of one step of the CVAE; the key is consumed."""
     index_key, noise_key = jax.random.split(key)
-    rows = data.rows[uniform_indices(index_key, (stage.batch_size,), len(data.rows))]
+    rows = uniform_rows(index_key, data, (stage.batch_size,))
     batch = unpack(rows, stage.observation_dim, stage.cvae.action_dim)
     return batch, jax.random.normal(noise_key, (stage.batch_size, stage.cvae.num_latents))
 

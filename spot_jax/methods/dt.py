@@ -189,7 +189,7 @@ METHOD = Method(
         'reward_shift': Field(0.0, real(-LARGE), '... times (the reward + this)'),
     },
     presets={'maze': {'target_return': 1.0, 'reward_scale': 1.0, 'reward_shift': 1.0}}  # 1 at the goal, 0 elsewhere
-    | {f'pointmaze-{maze}': POINTMAZE for maze in ('umaze', 'medium', 'large')}
+    | {'pointmaze': POINTMAZE}
     | {
         f'{robot}-{kind}': {'target_return': target}
         for robot, target in TARGETS.items()

@@ -14,7 +14,7 @@ from flax import struct
 from spot_jax.core.fields import HIDDEN_DIMS, POSITIVE, SHARE, SMALL, SOME_STEPS, Field, flag, optional, real, whole
 from spot_jax.core.method import Algorithm, Data, Method
 from spot_jax.core.networks import MLP, DoubleCritic, GaussianActor, gaussian_log_prob, orthogonal
-from spot_jax.core.sampling import uniform_indices
+from spot_jax.core.sampling import uniform_rows
 from spot_jax.core.train_state import TargetTrainState, TrainState
 from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
 
@@ -151,7 +151,7 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
         return unpack(rows[0], observation_dim, action_dim)
 
     def draw(key: Array, data: Data) -> Transition:
-        return draw_for(key, data.rows[uniform_indices(key, (1, options.batch_size), len(data.rows))])
+        return draw_for(key, uniform_rows(key, data, (1, options.batch_size)))
 
     return Algorithm(
         init=lambda key: init(key, iql, observation_dim),

@@ -15,9 +15,9 @@ from flax import struct
 from spot_jax.core.fields import FOLDER, HIDDEN_DIMS, POSITIVE, SHARE, SOME_STEPS, Field, choice, flag, real, whole
 from spot_jax.core.method import Algorithm, Data, Idle, Method, Stage
 from spot_jax.core.networks import MLP, gaussian_log_prob
-from spot_jax.core.sampling import uniform_indices
+from spot_jax.core.sampling import uniform_indices, with_next_actions
 from spot_jax.core.train_state import TargetTrainState, TrainState
-from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
+from spot_jax.core.types import Array, Metrics, Params, Transition
 
 
 class Hyperparameters(NamedTuple):
@@ -60,10 +60,9 @@ def draw(key: Array, data: Data, sizes: tuple[int, int], batch_size: int, num_no
     """A minibatch and noise [num_noise, B, A]; the key is consumed."""
     index_key, noise_key = jax.random.split(key)
     indices = uniform_indices(index_key, (batch_size,), len(data.rows))
-    last = data.last[indices]
-    batch, following = (unpack(data.rows[i], *sizes) for i in (indices, jnp.minimum(indices + 1, last)))
-    known = ((indices < last) | (batch.masks == 0)).astype(jnp.float32)
-    return Drawn(batch, following.actions, known, jax.random.normal(noise_key, (num_noise, *batch.actions.shape)))
+    batch, next_actions, has_next = with_next_actions(data, indices, sizes)
+    known = (has_next | (batch.masks == 0)).astype(jnp.float32)
+    return Drawn(batch, next_actions, known, jax.random.normal(noise_key, (num_noise, *batch.actions.shape)))
 
 
 def gaussian(onestep: Onestep, params: Params, observations: Array) -> tuple[Array, Array]:
@@ -263,7 +262,7 @@ METHOD = Method(
         'restore': Field(None, FOLDER, "a run's folder: take behaviours and Qs of the same seeds, train none"),
         'normalize_observations': Field(False, flag(), '(s − mean) / (std + 1e-3)'),
     },
-    presets={f'pointmaze-{maze}': POINTMAZE for maze in ('umaze', 'medium', 'large')},
+    presets={'pointmaze': POINTMAZE},
     metrics=('behavior_loss', 'critic_loss', 'q', 'actor_loss', 'actor_q', 'q_magnitude', 'kl', 'advantage', 'weight'),
     make=make,
     stages=stages,

@@ -14,7 +14,7 @@ from flax import struct
 from spot_jax.core.fields import FOLDER, HIDDEN_DIMS, POSITIVE, SOME_STEPS, Field, flag, real, whole
 from spot_jax.core.method import Algorithm, Data, Idle, Method, Stage
 from spot_jax.core.networks import CVAE, Actor, DoubleCritic
-from spot_jax.core.sampling import uniform_indices
+from spot_jax.core.sampling import uniform_rows
 from spot_jax.core.train_state import TargetTrainState
 from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
 from spot_jax.methods import constrained, density
@@ -125,7 +125,7 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
     )
 
     def draw(key: Array, data: Data) -> Transition:
-        rows = data.rows[uniform_indices(key, (options.batch_size,), len(data.rows))]
+        rows = uniform_rows(key, data, (options.batch_size,))
         return unpack(rows, observation_dim, action_dim)
 
     def act(policy: Params, memory: Any, observation: Array, reward: Array) -> tuple[Array, Any]:
@@ -148,10 +148,10 @@ PHI = {
     'hopper': {'medium': 0.01, 'medium-replay': 0.2, 'medium-expert': 0.01},
     'walker2d': {'medium': 0.1, 'medium-replay': 0.01, 'medium-expert': 0.01},
 }
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     **{f'{robot}-{data}': {'phi': phi} for robot, of in PHI.items() for data, phi in of.items()},
     # Latents up to 2 leave the data there: success 0 on UMaze after 10 000 updates, but 1 after 4000 with 0.5.
-    **constrained.for_pointmaze(cvae_steps=10_000, actor_lr=3e-4, max_latent=0.5),
+    'pointmaze': constrained.POINTMAZE | {'cvae_steps': 10_000, 'actor_lr': 3e-4, 'max_latent': 0.5},
 }
 
 METHOD = Method(

@@ -18,9 +18,9 @@ from flax import struct
 from spot_jax.core.fields import HIDDEN_DIMS, LARGE, POSITIVE, SHARE, Field, flag, real, whole
 from spot_jax.core.method import Algorithm, Data, Method
 from spot_jax.core.networks import Actor, DoubleCritic, Initializer, uniform
-from spot_jax.core.sampling import uniform_indices
+from spot_jax.core.sampling import uniform_indices, with_next_actions
 from spot_jax.core.train_state import TargetTrainState
-from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
+from spot_jax.core.types import Array, Metrics, Params, Transition
 
 
 class Hyperparameters(NamedTuple):
@@ -154,12 +154,9 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
     def draw(key: Array, data: Data) -> Drawn:
         index_key, noise_key = jax.random.split(key)
         indices = uniform_indices(index_key, (freq, options.batch_size), len(data.rows))
-        last = data.last[indices]
-        batch, following = (
-            unpack(data.rows[i], observation_dim, action_dim) for i in (indices, jnp.minimum(indices + 1, last))
-        )
+        batch, next_actions, has_next = with_next_actions(data, indices, (observation_dim, action_dim))
         noise = jax.random.normal(noise_key, batch.actions.shape)
-        return Drawn(batch, following.actions, (indices < last).astype(jnp.float32), noise)
+        return Drawn(batch, next_actions, has_next.astype(jnp.float32), noise)
 
     return Algorithm(
         init=lambda key: init(key, rebrac, observation_dim),
@@ -226,7 +223,7 @@ METHOD = Method(
         'reward_scale': Field(1.0, POSITIVE, 'rewards become this ...'),
         'reward_shift': Field(0.0, real(-LARGE), '... times (the reward + this)'),
     },
-    presets={'maze': MAZE, **{f'pointmaze-{maze}': POINTMAZE for maze in ('umaze', 'medium', 'large')}}
+    presets={'maze': MAZE, 'pointmaze': POINTMAZE}
     | {task: dict(zip(('actor_bc_coef', 'critic_bc_coef'), c, strict=True)) for task, c in COEFS.items()},
     metrics=('critic_loss', 'q', 'actor_loss', 'actor_q', 'q_magnitude', 'penalty'),
     make=make,

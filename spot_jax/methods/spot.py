@@ -27,7 +27,7 @@ from spot_jax.core.fields import (
 )
 from spot_jax.core.method import Algorithm, Data, Idle, Method, Stage
 from spot_jax.core.networks import CVAE, Actor, DoubleCritic
-from spot_jax.core.sampling import uniform_indices
+from spot_jax.core.sampling import uniform_rows
 from spot_jax.core.train_state import TargetTrainState
 from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
 from spot_jax.methods import density
@@ -232,8 +232,8 @@ def stages(spec: Spec) -> tuple[Stage, ...]:
 def draw_block(key: Array, data: Data, spec: Spec) -> tuple[Array, Noise]:
     """Minibatches, packed [F, B, D], and the noise of one block; the key is consumed."""
     index_key, noise_key = jax.random.split(key)
-    indices = uniform_indices(index_key, (spec.td3.policy_freq, spec.batch_size), len(data.rows))
-    return data.rows[indices], draw_noise(noise_key, spec.td3, spec.batch_size)
+    rows = uniform_rows(index_key, data, (spec.td3.policy_freq, spec.batch_size))
+    return rows, draw_noise(noise_key, spec.td3, spec.batch_size)
 
 
 def algorithm(spec: Spec) -> Algorithm:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from spot_jax.core.fields import HIDDEN_DIMS, POSITIVE, SHARE, Field, flag, real, whole
 from spot_jax.core.method import Algorithm, Data, Method
 from spot_jax.core.networks import Actor, DoubleCritic
-from spot_jax.core.sampling import uniform_indices
+from spot_jax.core.sampling import uniform_rows
 from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
 from spot_jax.methods import spot
 from spot_jax.methods.regularizers import none
@@ -86,8 +86,8 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
     def draw(key: Array, data: Data) -> tuple[Array, Noise]:
         """Minibatches, packed [F, B, D], and the noise of a block."""
         index_key, noise_key = jax.random.split(key)
-        indices = uniform_indices(index_key, (algorithm.policy_freq, options.batch_size), len(data.rows))
-        return data.rows[indices], spot.draw_noise(noise_key, algorithm, options.batch_size)
+        rows = uniform_rows(index_key, data, (algorithm.policy_freq, options.batch_size))
+        return rows, spot.draw_noise(noise_key, algorithm, options.batch_size)
 
     def block(
         state: TD3State, shared: Any, drawn: tuple[Array, Noise], hypers: Hyperparameters, step: Array

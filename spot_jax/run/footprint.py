@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from spot_jax.core.method import Algorithm, Data, Stage
 from spot_jax.core.xla import AT_ONCE
-from spot_jax.methods import METHODS, hyperparameters, path_of
+from spot_jax.methods import METHODS, hyperparameters, options
 from spot_jax.run.build import build
 from spot_jax.run.config import lookup
 from spot_jax.system.memory import Part, device_memory, require_room
@@ -74,7 +74,7 @@ _TRACED: dict[str, dict[str, tuple[Traced, Any]]] = {}  # by what it depends on:
 
 def of_phases(config: ConfigDict, sizes: tuple[int, int]) -> dict[str, tuple[Traced, Any]]:
     """The updates of the run's stages by their names, then of its policies as 'policy', each with its `shared`."""
-    own = {field: lookup(config, path_of(config.method, field)) for field in METHODS[config.method].fields}
+    own = {field: lookup(options(config), field) for field in METHODS[config.method].fields}
     key = json.dumps([config.method, config.offline.steps, config.online.steps, own, sizes])
     if key not in _TRACED:
         if len(_TRACED) >= 8:

@@ -8,6 +8,7 @@ import pytest
 from methods_golden import GOLDEN, TOLERANCE, stacked, torch_mlp, under
 from one_member import hyperparameters, one_step_episodes, options, pack, train
 
+from spot_jax.core.losses import critic_loss_fn
 from spot_jax.core.networks import DoubleCritic, GaussianActor
 from spot_jax.core.train_state import TargetTrainState, TrainState
 from spot_jax.core.types import Transition
@@ -80,7 +81,7 @@ def test_gradients_are_corls(updates):
     @jax.jit
     def gradients(before, after):
         target_q = awac.target_values(before, NET, batch, noise, HYPERS)
-        critic_grads, _ = jax.grad(awac.critic_loss_fn, has_aux=True)(before.critic.params, NET, batch, target_q)
+        critic_grads, _ = jax.grad(critic_loss_fn, has_aux=True)(before.critic.params, NET.critic, batch, target_q)
         advantage = awac.advantages(before.replace(critic=after.critic), NET, batch, noise)
         actor_grad = jax.grad(awac.actor_loss_fn, has_aux=True)
         return target_q, critic_grads, actor_grad(before.actor.params, NET, batch, advantage, HYPERS)[0]

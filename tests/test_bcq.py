@@ -8,6 +8,7 @@ import pytest
 from methods_golden import GOLDEN, TOLERANCE, torch_cvae, torch_mlp, torch_twin, under
 from one_member import hyperparameters, one_step_episodes, options, pack, recorded_batch, train
 
+from spot_jax.core.losses import critic_loss_fn
 from spot_jax.core.networks import CVAE, Actor, DoubleCritic
 from spot_jax.core.train_state import TargetTrainState, TrainState
 from spot_jax.methods import bcq, constrained
@@ -78,9 +79,7 @@ def test_gradients_are_the_authors():
     @jax.jit
     def gradients(state, new_critic):
         target_q = bcq.target_values(state, NET, batch, noise.target, HYPERS)
-        critic_grads, _ = jax.grad(constrained.critic_loss_fn, has_aux=True)(
-            state.critic.params, NET.critic, batch, target_q
-        )
+        critic_grads, _ = jax.grad(critic_loss_fn, has_aux=True)(state.critic.params, NET.critic, batch, target_q)
         state = state.replace(critic=state.critic.replace(params=new_critic))
         actor_grad = jax.grad(bcq.actor_loss_fn, has_aux=True)
         return target_q, critic_grads, actor_grad(state.actor.params, NET, state, batch, noise.actor, HYPERS.phi)[0]

@@ -11,12 +11,13 @@ from one_member import hyperparameters, one_step_episodes, options, pack
 from spot_jax.core.method import Data
 from spot_jax.core.train_state import TargetTrainState, TrainState
 from spot_jax.core.types import Transition
-from spot_jax.methods import onestep
-from spot_jax.methods.onestep import METHOD, Drawn, OnestepState
+from spot_jax.methods import improvements, onestep
+from spot_jax.methods.improvements import Drawn
+from spot_jax.methods.onestep import METHOD, OnestepState
 
 META = {name: float(value) for name, value in under('onestep/meta').items()}
 HYPERS = hyperparameters(METHOD, kl_weight=META['reverse_kl_alpha'], temperature=META['exp_weight_temp'])
-LOSSES = {'reverse_kl': onestep.reverse_kl_loss_fn, 'exp_weight': onestep.exp_weight_loss_fn}
+LOSSES = {'reverse_kl': improvements.reverse_kl_loss_fn, 'exp_weight': improvements.exp_weight_loss_fn}
 NOISE = {'reverse_kl': ('actions', 'kl_actions'), 'exp_weight': ('unused', 'baseline')}
 
 
@@ -101,7 +102,7 @@ def test_improvements_are_the_authors(name):
 def test_easy_bcq_acts_as_the_authors():
     parts, observations = onestep.static_parts(small(), 3), recorded('easy_bcq').batch.observations
     noise = GOLDEN['onestep/easy_bcq/noise/candidates'].reshape(10, 32, 3)
-    best = jax.jit(jax.vmap(lambda o, n: onestep.best_of(parts, SHARED, o, n), (0, 1)))(observations, noise)
+    best = jax.jit(jax.vmap(lambda o, n: improvements.best_of(parts, SHARED, o, n), (0, 1)))(observations, noise)
     np.testing.assert_allclose(best, GOLDEN['onestep/easy_bcq/act'], **TOLERANCE)
 
 
@@ -177,7 +178,9 @@ def test_learns_the_tilted_behavior():
             learner = algorithm.init(jax.random.key(0))
             learner = learner if name == 'easy_bcq' else train(algorithm, learner, shared, 300)
             actions[name] = algorithm.act(algorithm.policy(learner, shared, hypers), (), jnp.ones(1), jnp.float32(0))[0]
-        return onestep.gaussian(onestep.static_parts(chosen('easy_bcq'), 1), shared['behavior'], jnp.ones(1)), actions
+        return improvements.gaussian(
+            onestep.static_parts(chosen('easy_bcq'), 1), shared['behavior'], jnp.ones(1)
+        ), actions
 
     (mean, log_std), actions = run()
     np.testing.assert_allclose([mean[0], jnp.exp(log_std[0])], [0, 0.3], atol=0.04)

@@ -8,9 +8,10 @@ import pytest
 from methods_golden import GOLDEN, TOLERANCE, torch_cvae, torch_mlp, torch_twin
 from one_member import hyperparameters, one_step_episodes, options, pack, recorded_batch, train
 
+from spot_jax.core.losses import critic_loss_fn
 from spot_jax.core.networks import CVAE, Actor, DoubleCritic
 from spot_jax.core.train_state import TargetTrainState, TrainState
-from spot_jax.methods import constrained, plas
+from spot_jax.methods import plas
 from spot_jax.methods.plas import METHOD, PLAS, PLASState
 
 NAMES = ['plas', 'plas_perturbation']
@@ -104,9 +105,7 @@ def test_gradients_are_the_authors(name):
     @jax.jit
     def gradients(state, cvae_params):
         target_q = plas.target_values(state, net, cvae_params, batch, hypers(name))
-        critic_grads, _ = jax.grad(constrained.critic_loss_fn, has_aux=True)(
-            state.critic.params, net.critic, batch, target_q
-        )
+        critic_grads, _ = jax.grad(critic_loss_fn, has_aux=True)(state.critic.params, net.critic, batch, target_q)
         actor_grad = jax.grad(plas.actor_loss_fn, has_aux=True)
         actor_grads, _ = actor_grad(state.actor.params, net, new_critic, cvae_params, batch, hypers(name))
         return target_q, critic_grads, actor_grads

@@ -72,14 +72,13 @@ ALGORITHM = Algorithm(
     policy=lambda learner, shared, hypers: {'w': learner, 'b': shared['b'], 'rate': hypers.rate},
     act=lambda policy, memory, observation, reward: (jnp.array([memory / 10]), memory + 1 + reward),
     memory=lambda: jnp.zeros(()),
-    block=1,
     steps=(),
 )
 
 
 def counting(name, by, result):
     count = lambda learner, shared, drawn, hypers, step: (learner + by(shared), {'x': jnp.zeros(1)})
-    return Stage(name, 4, lambda key: jnp.zeros(()), draw, count, result, 1, ())
+    return Stage(name, 4, lambda key: jnp.zeros(()), draw, count, result, ())
 
 
 STAGES = (

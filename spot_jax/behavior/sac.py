@@ -62,7 +62,7 @@ def init(key: Array, sac: SAC, observation_dim: int) -> SACState:
     critic_params = sac.critic.init(critic_key, observations, jnp.zeros((1, sac.action_dim)))
     return SACState(
         actor=TrainState.create(actor_params),
-        critic=TargetTrainState.create(critic_params, target_params=critic_params),
+        critic=TargetTrainState.create(critic_params),
         temperature=TrainState.create(jnp.log(sac.initial_temperature)),
     )
 

@@ -32,9 +32,9 @@ class Algorithm(NamedTuple):
     policy: (learner, shared, hypers) -> all that acting needs.
     act: (policy, memory, observation [O], reward []) -> (action [A] in [-1, 1], memory), without exploration. The
         reward is the task's (in mazes 0 at the goal and −1 elsewhere) of the step before, 0 at an episode's start.
-    memory: () -> what acting remembers at an episode's start; () if nothing.
-    block: gradient steps of a block, F.
     steps: in a block, of each optimiser in the order of the learner's fields.
+    block: gradient steps of a block, F.
+    memory: () -> what acting remembers at an episode's start; () if nothing.
     explore: (policy, observation [O], noise [A], scale) -> action [A] in [-1, 1], from standard normal noise; None if
         the method does not learn online. `scale` is `config.online.exploration_noise`.
     draw_for: (key, minibatches packed [F, B, D]) -> as `draw`, for minibatches from elsewhere; the key is consumed.
@@ -46,9 +46,9 @@ class Algorithm(NamedTuple):
     update: Callable[[Any, Any, Any, Any, Array], tuple[Any, Metrics]]
     policy: Callable[[Any, Any, Any], Params]
     act: Callable[[Params, Any, Array, Array], tuple[Array, Any]]
-    memory: Callable[[], Any]
-    block: int
     steps: tuple[int, ...]
+    block: int = 1
+    memory: Callable[[], Any] = lambda: ()
     explore: Callable[[Params, Array, Array, Array], Array] | None = None
     draw_for: Callable[[Array, Array], Any] | None = None
 
@@ -68,8 +68,8 @@ class Stage(NamedTuple):
     draw: Callable[[Array, Data], Any]
     update: Callable[[Any, Any, Any, Any, Array], tuple[Any, Metrics]]
     result: Callable[[Any, Any], Any]
-    block: int
     steps: tuple[int, ...]
+    block: int = 1
 
 
 class Idle(NamedTuple):

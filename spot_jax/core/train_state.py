@@ -1,14 +1,18 @@
 """One network's parameters and optimiser state; each network has its own."""
 
-from typing import Self
+from collections.abc import Callable
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
-from spot_jax.core.types import Array, Params
+from spot_jax.core.types import Array, Metrics, Params
 from spot_jax.core.xla import B1, B2, EPS, AdamState, correction_after
+
+# (params, ...) -> (loss, metrics)
+LossFn = Callable[..., tuple[Array, Metrics]]
 
 
 def init_adam(params: Params) -> AdamState:
@@ -24,9 +28,14 @@ class TrainState(struct.PyTreeNode):
     opt_state: AdamState
 
     @classmethod
-    def create(cls, params: Params, **kwargs: Params) -> Self:
+    def create(cls, params: Params) -> Self:
         """A state with fresh moments."""
-        return cls(params=params, opt_state=init_adam(params), **kwargs)
+        return cls(params=params, opt_state=init_adam(params))
+
+    def minimize(self, loss_fn: LossFn, learning_rate: Array | float, *args: Any) -> tuple[Self, Metrics]:
+        """One Adam step down the gradient of `loss_fn(params, *args)`, and the metrics that it gave."""
+        grads, metrics = jax.grad(loss_fn, has_aux=True)(self.params, *args)
+        return self.apply_gradients(grads, learning_rate), metrics
 
     def apply_gradients(
         self,
@@ -63,6 +72,12 @@ class TargetTrainState(TrainState):
     """A train state with a slowly moving copy of the parameters."""
 
     target_params: Params
+
+    @classmethod
+    def create(cls, params: Params, target_params: Params | None = None) -> Self:
+        """A state with fresh moments; unless others are given, the targets are equal to the parameters."""
+        target_params = params if target_params is None else target_params
+        return cls(params=params, opt_state=init_adam(params), target_params=target_params)
 
     def update_target(self, tau: Array | float) -> Self:
         """Polyak averaging: target ← τ·online + (1 − τ)·target."""

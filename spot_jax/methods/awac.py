@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from spot_jax.core.fields import HIDDEN_DIMS, POSITIVE, SHARE, Field, flag, whole
+from spot_jax.core.losses import critic_loss_fn
 from spot_jax.core.method import Algorithm, Data, Method
 from spot_jax.core.networks import DoubleCritic, GaussianActor, gaussian_log_prob
 from spot_jax.core.sampling import uniform_rows
@@ -62,7 +63,7 @@ def init(key: Array, awac: AWAC, observation_dim: int) -> AWACState:
     critic_params = awac.critic.init(critic_key, observations, jnp.zeros((1, awac.actor.action_dim)))
     return AWACState(
         actor=TrainState.create(awac.actor.init(actor_key, observations)),
-        critic=TargetTrainState.create(critic_params, target_params=critic_params),
+        critic=TargetTrainState.create(critic_params),
     )
 
 
@@ -77,13 +78,6 @@ def target_values(state: AWACState, awac: AWAC, batch: Transition, noise: Noise,
     next_actions = sample(state.actor.params, awac, batch.next_observations, noise.target)
     next_q = awac.critic.apply(state.critic.target_params, batch.next_observations, next_actions)
     return batch.rewards + hypers.discount * batch.masks * jnp.min(next_q, axis=0)
-
-
-def critic_loss_fn(params: Params, awac: AWAC, batch: Transition, target_q: Array) -> tuple[Array, Metrics]:
-    """The sum over both critics of the mean squared error to `target_q` [B]; metrics are per state, `[B]`."""
-    q = awac.critic.apply(params, batch.observations, batch.actions)
-    losses = jnp.sum((q - target_q[None]) ** 2, axis=0)
-    return jnp.mean(losses), {'critic_loss': losses, 'q': jnp.mean(q, axis=0), 'q_magnitude': jnp.mean(abs(q), axis=0)}
 
 
 def advantages(state: AWACState, awac: AWAC, batch: Transition, noise: Noise) -> Array:
@@ -109,12 +103,11 @@ def update(
 ) -> tuple[AWACState, Metrics]:
     """A critic step, an actor step with the advantages of the new critics, and the targets move by τ."""
     target_q = target_values(state, awac, batch, noise, hypers)
-    grads, critic_metrics = jax.grad(critic_loss_fn, has_aux=True)(state.critic.params, awac, batch, target_q)
-    state = state.replace(critic=state.critic.apply_gradients(grads, hypers.critic_lr))
+    critic, critic_metrics = state.critic.minimize(critic_loss_fn, hypers.critic_lr, awac.critic, batch, target_q)
+    state = state.replace(critic=critic)
     advantage = advantages(state, awac, batch, noise)
-    grads, actor_metrics = jax.grad(actor_loss_fn, has_aux=True)(state.actor.params, awac, batch, advantage, hypers)
-    actor = state.actor.apply_gradients(grads, hypers.actor_lr)
-    return AWACState(actor, state.critic.update_target(hypers.tau)), critic_metrics | actor_metrics
+    actor, actor_metrics = state.actor.minimize(actor_loss_fn, hypers.actor_lr, awac, batch, advantage, hypers)
+    return AWACState(actor, critic.update_target(hypers.tau)), critic_metrics | actor_metrics
 
 
 def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
@@ -139,8 +132,6 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
             jnp.clip(awac.actor.apply(policy, observation)[0], -1.0, 1.0),
             memory,
         ),
-        memory=lambda: (),
-        block=1,
         steps=(1, 1),
         explore=lambda policy, observation, noise, scale: sample(policy, awac, observation, noise),
         draw_for=draw_for,

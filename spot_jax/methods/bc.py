@@ -5,7 +5,6 @@ The update is written for one member. Its only randomness is which transitions a
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import struct
 
@@ -48,8 +47,8 @@ def actor_loss_fn(params: Params, bc: BC, batch: Transition) -> tuple[Array, Met
 
 def update(state: BCState, bc: BC, batch: Transition, hypers: Hyperparameters) -> tuple[BCState, Metrics]:
     """One step on a minibatch [B, ...]; metrics are per state, `[B]`."""
-    grads, metrics = jax.grad(actor_loss_fn, has_aux=True)(state.actor.params, bc, batch)
-    return BCState(state.actor.apply_gradients(grads, hypers.actor_lr)), metrics
+    actor, metrics = state.actor.minimize(actor_loss_fn, hypers.actor_lr, bc, batch)
+    return BCState(actor), metrics
 
 
 def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
@@ -74,8 +73,6 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
         update=step,
         policy=lambda state, shared, hypers: state.actor.params,
         act=act,
-        memory=lambda: (),
-        block=1,
         steps=(1,),
     )
 

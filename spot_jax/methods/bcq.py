@@ -12,14 +12,14 @@ import jax.numpy as jnp
 from flax import struct
 
 from spot_jax.core.fields import HIDDEN_DIMS, POSITIVE, Field, real, whole
+from spot_jax.core.losses import critic_loss_fn
 from spot_jax.core.method import Algorithm, Data, Method
 from spot_jax.core.networks import CVAE, Actor, DoubleCritic
 from spot_jax.core.sampling import uniform_rows
 from spot_jax.core.train_state import TargetTrainState, TrainState
 from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
 from spot_jax.methods import constrained, density
-from spot_jax.methods.constrained import CLIP, critic_loss_fn, per_state, perturbed, repeated, soft_min
-from spot_jax.methods.density import CVAEStage
+from spot_jax.methods.constrained import CLIP, per_state, perturbed, repeated, soft_min
 
 
 class Hyperparameters(NamedTuple):
@@ -66,9 +66,9 @@ def init(key: Array, bcq: BCQ, observation_dim: int) -> BCQState:
     actor_params = bcq.actor.init(actor_key, jnp.concatenate([observations, actions], axis=-1))
     critic_params = bcq.critic.init(critic_key, observations, actions)
     return BCQState(
-        cvae=density.init_cvae(cvae_key, CVAEStage(bcq.cvae, observation_dim, 1, 1.0, 1)),
-        actor=TargetTrainState.create(actor_params, target_params=actor_params),
-        critic=TargetTrainState.create(critic_params, target_params=critic_params),
+        cvae=density.init_cvae(cvae_key, bcq.cvae, observation_dim),
+        actor=TargetTrainState.create(actor_params),
+        critic=TargetTrainState.create(critic_params),
     )
 
 
@@ -102,14 +102,13 @@ def update(
     cvae, cvae_metrics = density.update_cvae(state.cvae, bcq.cvae, batch, noise.cvae, hypers.beta, hypers.cvae_lr)
     state = state.replace(cvae=cvae)
     target_q = target_values(state, bcq, batch, noise.target, hypers)
-    grads, critic_metrics = jax.grad(critic_loss_fn, has_aux=True)(state.critic.params, bcq.critic, batch, target_q)
-    state = state.replace(critic=state.critic.apply_gradients(grads, hypers.critic_lr))
-    grads, actor_metrics = jax.grad(actor_loss_fn, has_aux=True)(
-        state.actor.params, bcq, state, batch, noise.actor, hypers.phi
+    critic, critic_metrics = state.critic.minimize(critic_loss_fn, hypers.critic_lr, bcq.critic, batch, target_q)
+    state = state.replace(critic=critic)
+    actor, actor_metrics = state.actor.minimize(
+        actor_loss_fn, hypers.actor_lr, bcq, state, batch, noise.actor, hypers.phi
     )
-    actor = state.actor.apply_gradients(grads, hypers.actor_lr).update_target(hypers.tau)
     metrics = per_state(cvae_metrics, batch) | critic_metrics | actor_metrics
-    return BCQState(cvae, actor, state.critic.update_target(hypers.tau)), metrics
+    return BCQState(cvae, actor.update_target(hypers.tau), critic.update_target(hypers.tau)), metrics
 
 
 def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
@@ -140,8 +139,6 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
         update=lambda learner, shared, drawn, hypers, step: update(learner, bcq, drawn[0], drawn[1], hypers),
         policy=policy,
         act=act,
-        memory=lambda: (),
-        block=1,
         steps=(1, 1, 1),
     )
 

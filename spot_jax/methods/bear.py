@@ -15,14 +15,14 @@ import jax.numpy as jnp
 from flax import struct
 
 from spot_jax.core.fields import HIDDEN_DIMS, POSITIVE, STEPS, Field, choice, real, whole
+from spot_jax.core.losses import critic_loss_fn
 from spot_jax.core.method import Algorithm, Data, Method
 from spot_jax.core.networks import CVAE, MLP, DoubleCritic, rlkit
 from spot_jax.core.sampling import uniform_rows
 from spot_jax.core.train_state import TargetTrainState, TrainState
 from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
 from spot_jax.methods import constrained, density
-from spot_jax.methods.constrained import CLIP, critic_loss_fn, per_state, repeated, soft_min
-from spot_jax.methods.density import CVAEStage
+from spot_jax.methods.constrained import CLIP, per_state, repeated, soft_min
 
 LOG_STD_RANGE, LOG_ALPHA_RANGE = (-5.0, 2.0), (-5.0, 10.0)
 # Of differences `[..., A]`, the distances `[...]` that kernels exp(−distance / 2σ) take; σ is not squared.
@@ -81,9 +81,9 @@ def init(key: Array, bear: BEAR, observation_dim: int) -> BEARState:
     observations = jnp.zeros((1, observation_dim))
     critic_params = bear.critic.init(critic_key, observations, jnp.zeros((1, bear.cvae.action_dim)))
     return BEARState(
-        cvae=density.init_cvae(cvae_key, CVAEStage(bear.cvae, observation_dim, 1, 1.0, 1)),
+        cvae=density.init_cvae(cvae_key, bear.cvae, observation_dim),
         actor=TrainState.create(bear.actor.init(actor_key, observations)),
-        critic=TargetTrainState.create(critic_params, target_params=critic_params),
+        critic=TargetTrainState.create(critic_params),
         alpha=TrainState.create(jnp.zeros(())),
     )
 
@@ -134,12 +134,9 @@ def update(
     cvae, cvae_metrics = density.update_cvae(state.cvae, bear.cvae, batch, noise.cvae, hypers.beta, hypers.cvae_lr)
     state = state.replace(cvae=cvae)
     target_q = target_values(state, bear, batch, noise.target, hypers)
-    grads, critic_metrics = jax.grad(critic_loss_fn, has_aux=True)(state.critic.params, bear.critic, batch, target_q)
-    critic = state.critic.apply_gradients(grads, hypers.critic_lr).update_target(hypers.tau)
-    grads, actor_metrics = jax.grad(actor_loss_fn, has_aux=True)(
-        state.actor.params, bear, state, batch, noise, hypers, step
-    )
-    actor = state.actor.apply_gradients(grads, hypers.actor_lr)
+    critic, critic_metrics = state.critic.minimize(critic_loss_fn, hypers.critic_lr, bear.critic, batch, target_q)
+    critic = critic.update_target(hypers.tau)
+    actor, actor_metrics = state.actor.minimize(actor_loss_fn, hypers.actor_lr, bear, state, batch, noise, hypers, step)
     excess = jnp.mean(actor_metrics['mmd'] - hypers.mmd_threshold)
     alpha = state.alpha.apply_gradients(-jnp.exp(state.alpha.params) * excess, hypers.alpha_lr)
     alpha = alpha.replace(params=jnp.clip(alpha.params, *LOG_ALPHA_RANGE))
@@ -179,8 +176,6 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
         update=lambda learner, shared, drawn, hypers, step: update(learner, bear, drawn[0], drawn[1], hypers, step),
         policy=policy,
         act=act,
-        memory=lambda: (),
-        block=1,
         steps=(1, 1, 1, 1),
     )
 

@@ -1,11 +1,11 @@
-"""What BCQ, BEAR and PLAS have in common: the options of a CVAE, and critics with a softened minimum in the target."""
+"""What BCQ, BEAR and PLAS have in common: the options of a CVAE, and a softened minimum of the target critics."""
 
 from typing import Any
 
 import jax.numpy as jnp
 
 from spot_jax.core.fields import HIDDEN_DIMS, POSITIVE, SHARE, Field, flag, optional, whole
-from spot_jax.core.networks import CVAE, Actor, DoubleCritic
+from spot_jax.core.networks import CVAE, Actor
 from spot_jax.core.types import Array, Metrics, Params, Transition
 from spot_jax.methods.density import Density
 
@@ -53,10 +53,3 @@ def perturbed(actor: Actor, params: Params, observations: Array, actions: Array,
 def soft_min(q: Array, min_weight: Array) -> Array:
     """Of values `[2, ...]` of twin critics, the weighted mean of the smaller and the larger, `[...]`."""
     return min_weight * jnp.min(q, axis=0) + (1 - min_weight) * jnp.max(q, axis=0)
-
-
-def critic_loss_fn(params: Params, critic: DoubleCritic, batch: Transition, target_q: Array) -> tuple[Array, Metrics]:
-    """The sum over both critics of the mean squared error to `target_q` [B]; metrics are per state, `[B]`."""
-    q = critic.apply(params, batch.observations, batch.actions)
-    losses = jnp.sum((q - target_q[None]) ** 2, axis=0)
-    return jnp.mean(losses), {'critic_loss': losses, 'q': jnp.mean(q, axis=0), 'q_magnitude': jnp.mean(abs(q), axis=0)}

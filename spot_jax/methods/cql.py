@@ -71,7 +71,7 @@ def init(key: Array, cql: CQL, observation_dim: int) -> CQLState:
     critic_params = cql.critic.init(critic_key, observations, actions)
     return CQLState(
         actor=TrainState.create(cql.actor.init(actor_key, observations)),
-        critic=TargetTrainState.create(critic_params, target_params=critic_params),
+        critic=TargetTrainState.create(critic_params),
         log_temperature=TrainState.create(jnp.zeros(())),
         log_multiplier=TrainState.create(jnp.zeros(())),
     )
@@ -155,22 +155,20 @@ def update(state: CQLState, cql: CQL, drawn: Drawn, hypers: Hyperparameters, ste
     excess = jnp.mean(log_pi) - drawn.batch.actions.shape[-1]  # the entropy should be −A
     log_temperature = state.log_temperature.apply_gradients(-excess, hypers.actor_lr)
     temperature = jnp.exp(log_temperature.params)
-    grads, actor_metrics = jax.grad(actor_loss_fn, has_aux=True)(
-        state.actor.params, cql, state.critic.params, drawn, temperature, step
+    actor, actor_metrics = state.actor.minimize(
+        actor_loss_fn, hypers.actor_lr, cql, state.critic.params, drawn, temperature, step
     )
-    actor = state.actor.apply_gradients(grads, hypers.actor_lr)
 
     multiplier = jnp.clip(jnp.exp(state.log_multiplier.params), 0.0, 1e6) if cql.lagrange else jnp.ones(())
     of_data = target_values(state, cql, drawn, hypers), propose(state, cql, drawn), (hypers.penalty_weight, multiplier)
-    grads, critic_metrics = jax.grad(critic_loss_fn, has_aux=True)(state.critic.params, cql, drawn, *of_data)
-    critic = state.critic.apply_gradients(grads, hypers.critic_lr).update_target(hypers.tau)
+    critic, critic_metrics = state.critic.minimize(critic_loss_fn, hypers.critic_lr, cql, drawn, *of_data)
     log_multiplier = state.log_multiplier
     if cql.lagrange:
         excess = multiplier * (jnp.mean(critic_metrics['penalty']) - hypers.threshold)
         log_multiplier = log_multiplier.apply_gradients(-excess, hypers.critic_lr)
     scalars = {'temperature': temperature, 'multiplier': multiplier}
     metrics = critic_metrics | actor_metrics | {k: jnp.broadcast_to(x, drawn.floor.shape) for k, x in scalars.items()}
-    return CQLState(actor, critic, log_temperature, log_multiplier), metrics
+    return CQLState(actor, critic.update_target(hypers.tau), log_temperature, log_multiplier), metrics
 
 
 def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
@@ -204,8 +202,6 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
         update=lambda learner, shared, drawn, hypers, step: update(learner, cql, drawn, hypers, step),
         policy=lambda learner, shared, hypers: learner.actor.params,
         act=lambda policy, memory, observation, reward: (jnp.tanh(gaussian(cql, policy, observation)[0]), memory),
-        memory=lambda: (),
-        block=1,
         steps=(1, 1, 1, 1),
         explore=explore,
         draw_for=draw_for,

@@ -62,10 +62,10 @@ class CVAEStage(NamedTuple):
     num_steps: int
 
 
-def init_cvae(key: Array, stage: CVAEStage) -> TrainState:
+def init_cvae(key: Array, cvae: CVAE, observation_dim: int) -> TrainState:
     """A fresh CVAE; the key is consumed."""
-    observations, actions = jnp.zeros((1, stage.observation_dim)), jnp.zeros((1, stage.cvae.action_dim))
-    return TrainState.create(stage.cvae.init(key, observations, actions, jnp.zeros((1, stage.cvae.num_latents))))
+    inputs = (jnp.zeros((1, size)) for size in (observation_dim, cvae.action_dim, cvae.num_latents))
+    return TrainState.create(cvae.init(key, *inputs))
 
 
 def draw_cvae(key: Array, data: Data, stage: CVAEStage) -> tuple[Transition, Array]:
@@ -80,8 +80,7 @@ def update_cvae(
     state: TrainState, cvae: CVAE, batch: Transition, noise: Array, beta: Array | float, lr: Array | float
 ) -> tuple[TrainState, Metrics]:
     """One gradient step; metrics are of the whole minibatch."""
-    grads, metrics = jax.grad(cvae_loss_fn, has_aux=True)(state.params, cvae, batch, noise, beta)
-    return state.apply_gradients(grads, lr), metrics
+    return state.minimize(cvae_loss_fn, lr, cvae, batch, noise, beta)
 
 
 def cvae_stage(trained: CVAEStage, beta: Callable[[Any], Array | float]) -> Stage:
@@ -100,11 +99,10 @@ def cvae_stage(trained: CVAEStage, beta: Callable[[Any], Array | float]) -> Stag
     return Stage(
         name='cvae',
         num_steps=trained.num_steps,
-        init=lambda key: init_cvae(key, trained),
+        init=lambda key: init_cvae(key, trained.cvae, trained.observation_dim),
         draw=lambda key, data: draw_cvae(key, data, trained),
         update=update,
         result=lambda learner, shared: learner.params,
-        block=1,
         steps=(1,),
     )
 

@@ -159,7 +159,6 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
         policy=lambda learner, _, hypers: (learner.actor.params, options.reward_scale * hypers.target_return),
         act=act,
         memory=memory,
-        block=1,
         steps=(1,),
     )
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from spot_jax.core.fields import HIDDEN_DIMS, POSITIVE, SHARE, SMALL, SOME_STEPS, Field, flag, optional, real, whole
+from spot_jax.core.losses import critic_loss_fn
 from spot_jax.core.method import Algorithm, Data, Method
 from spot_jax.core.networks import MLP, DoubleCritic, GaussianActor, gaussian_log_prob, orthogonal
 from spot_jax.core.sampling import uniform_rows
@@ -57,7 +58,7 @@ def init(key: Array, iql: IQL, observation_dim: int) -> IQLState:
     return IQLState(
         value=TrainState.create(iql.value.init(value_key, observations)),
         actor=TrainState.create(iql.actor.init(actor_key, observations)),
-        critic=TargetTrainState.create(critic_params, target_params=critic_params),
+        critic=TargetTrainState.create(critic_params),
     )
 
 
@@ -98,36 +99,21 @@ def actor_loss_fn(
     return jnp.mean(losses), {'actor_loss': losses, 'advantage': advantage}
 
 
-def critic_loss_fn(params: Params, iql: IQL, batch: Transition, target: Array) -> tuple[Array, Metrics]:
-    """The sum over both critics of the mean squared error to `target` [B]; metrics are per state, `[B]`."""
-    q = iql.critic.apply(params, batch.observations, batch.actions)
-    losses = jnp.sum((q - target[None]) ** 2, axis=0)
-    return jnp.mean(losses), {
-        'critic_loss': losses,
-        'q': jnp.mean(q, axis=0),
-        'q_magnitude': jnp.mean(jnp.abs(q), axis=0),
-    }
-
-
 def update(
     state: IQLState, iql: IQL, batch: Transition, hypers: Hyperparameters, step: Array
 ) -> tuple[IQLState, Metrics]:
     """One step of V, of the policy, of the critics and of their targets, in this order, on one minibatch [B, ...]."""
     target_q = jnp.min(iql.critic.apply(state.critic.target_params, batch.observations, batch.actions), axis=0)
-    grads, value_metrics = jax.grad(value_loss_fn, has_aux=True)(
-        state.value.params, iql, batch, target_q, hypers.expectile
-    )
-    value = state.value.apply_gradients(grads, hypers.value_lr)
+    value, value_metrics = state.value.minimize(value_loss_fn, hypers.value_lr, iql, batch, target_q, hypers.expectile)
 
     advantage = target_q - values(iql, value.params, batch.observations)
-    grads, actor_metrics = jax.grad(actor_loss_fn, has_aux=True)(state.actor.params, iql, batch, advantage, hypers)
-    actor = state.actor.apply_gradients(grads, actor_rate(iql, hypers.actor_lr, step))
+    rate = actor_rate(iql, hypers.actor_lr, step)
+    actor, actor_metrics = state.actor.minimize(actor_loss_fn, rate, iql, batch, advantage, hypers)
 
     next_v = values(iql, value.params, batch.next_observations)
     target = batch.rewards + hypers.discount * batch.masks * next_v
-    grads, critic_metrics = jax.grad(critic_loss_fn, has_aux=True)(state.critic.params, iql, batch, target)
-    critic = state.critic.apply_gradients(grads, hypers.critic_lr).update_target(hypers.tau)
-    return IQLState(value, actor, critic), value_metrics | actor_metrics | critic_metrics
+    critic, critic_metrics = state.critic.minimize(critic_loss_fn, hypers.critic_lr, iql.critic, batch, target)
+    return IQLState(value, actor, critic.update_target(hypers.tau)), value_metrics | actor_metrics | critic_metrics
 
 
 def explore(iql: IQL, params: Params, observation: Array, noise: Array) -> Array:
@@ -159,8 +145,6 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
         update=lambda learner, _, drawn, hypers, step: update(learner, iql, drawn, hypers, step),
         policy=lambda learner, *_: learner.actor.params,
         act=lambda policy, memory, observation, _: (iql.actor.apply(policy, observation)[0], memory),
-        memory=lambda: (),
-        block=1,
         steps=(1, 1, 1),
         explore=lambda policy, observation, noise, _: explore(iql, policy, observation, noise),
         draw_for=draw_for,

@@ -6,7 +6,7 @@ learned, by SARSA; rows that a time limit ended, whose next action nobody knows,
 steps there. With `easy_bcq` it has none: one is enough.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,42 +18,13 @@ from spot_jax.core.networks import MLP, gaussian_log_prob
 from spot_jax.core.sampling import uniform_indices, with_next_actions
 from spot_jax.core.train_state import TargetTrainState, TrainState
 from spot_jax.core.types import Array, Metrics, Params, Transition
-
-
-class Hyperparameters(NamedTuple):
-    """The traced hyperparameters, scalars; the first four are the stages'."""
-
-    behavior_lr: Array
-    critic_lr: Array
-    discount: Array
-    tau: Array
-    actor_lr: Array
-    kl_weight: Array  # of reverse_kl
-    temperature: Array  # of exp_weight: multiplies the advantage
-    max_weight: Array  # of exp_weight, of a transition
-
-
-class Onestep(NamedTuple):
-    """The static parts."""
-
-    actor: MLP  # of behaviour and policy: observations to 2A numbers
-    critic: MLP  # observations and actions to Q
-    improvement: str
+from spot_jax.methods.improvements import IMPROVEMENTS, Drawn, Hyperparameters, Onestep, best_of, gaussian, value
 
 
 class OnestepState(struct.PyTreeNode):
     """What learns after the stages."""
 
     actor: TrainState
-
-
-class Drawn(NamedTuple):
-    """What a step of any phase takes from the data and from chance."""
-
-    batch: Transition  # [B, ...]
-    next_actions: Array  # [B, A], what the data did at the next states
-    known: Array  # [B], 1 where it is known what that was, or does not matter
-    noise: Array  # [1 + L, B, A] standard normal: the policy's action, and L actions that a mean is taken of; or none
 
 
 def draw(key: Array, data: Data, sizes: tuple[int, int], batch_size: int, num_noise: int) -> Drawn:
@@ -63,18 +34,6 @@ def draw(key: Array, data: Data, sizes: tuple[int, int], batch_size: int, num_no
     batch, next_actions, has_next = with_next_actions(data, indices, sizes)
     known = (has_next | (batch.masks == 0)).astype(jnp.float32)
     return Drawn(batch, next_actions, known, jax.random.normal(noise_key, (num_noise, *batch.actions.shape)))
-
-
-def gaussian(onestep: Onestep, params: Params, observations: Array) -> tuple[Array, Array]:
-    """Mean and log standard deviation, in [-5, 0], of a policy, `[..., A]` each."""
-    mean, log_std = jnp.split(jnp.tanh(onestep.actor.apply(params, observations)), 2, axis=-1)
-    return mean, -5 + 2.5 * (log_std + 1)
-
-
-def value(onestep: Onestep, params: Params, observations: Array, actions: Array) -> Array:
-    """Q(s, a), `[...]`; states [..., O] may have more than one action each, `[L, ..., A]`."""
-    observations = jnp.broadcast_to(observations, (*actions.shape[:-1], observations.shape[-1]))
-    return onestep.critic.apply(params, jnp.concatenate([observations, actions], axis=-1))[..., 0]
 
 
 def behavior_loss_fn(params: Params, onestep: Onestep, batch: Transition) -> tuple[Array, Metrics]:
@@ -95,67 +54,15 @@ def critic_loss_fn(
     return jnp.mean(losses), {'critic_loss': losses, 'q': q, 'q_magnitude': jnp.abs(q)}
 
 
-def reverse_kl_loss_fn(
-    params: Params, onestep: Onestep, shared: Params, drawn: Drawn, hypers: Hyperparameters
-) -> tuple[Array, Metrics]:
-    """The mean of weight·KL(π, β) − Q(s, π's action), KL from L samples of π; metrics are per state, `[B]`."""
-    observations = drawn.batch.observations
-    mean, log_std = (x[None] for x in gaussian(onestep, params, observations))
-    actions = mean + jnp.exp(log_std) * drawn.noise
-    q = value(onestep, shared['critic'], observations, actions[0])
-    behavior_mean, behavior_log_std = (x[None] for x in gaussian(onestep, shared['behavior'], observations))
-    behavior_log_prob = gaussian_log_prob(behavior_mean, behavior_log_std, actions)
-    kl = jnp.mean((gaussian_log_prob(mean, log_std, actions) - behavior_log_prob)[1:], axis=0)
-    losses = hypers.kl_weight * kl - q
-    return jnp.mean(losses), {'actor_loss': losses, 'actor_q': q, 'q_magnitude': jnp.abs(q), 'kl': kl}
-
-
-def exp_weight_loss_fn(
-    params: Params, onestep: Onestep, shared: Params, drawn: Drawn, hypers: Hyperparameters
-) -> tuple[Array, Metrics]:
-    """−mean min(exp(temperature·(Q(s, a) − V(s))), max_weight)·log π(a|s); metrics are per state, `[B]`.
-
-    V is the mean Q of L actions of β.
-    """
-    batch = drawn.batch
-    mean, log_std = (x[None] for x in gaussian(onestep, shared['behavior'], batch.observations))
-    samples = mean + jnp.exp(log_std) * drawn.noise[1:]
-    q = value(onestep, shared['critic'], batch.observations, batch.actions)
-    advantage = q - jnp.mean(value(onestep, shared['critic'], batch.observations, samples), axis=0)
-    weight = jnp.minimum(jnp.exp(hypers.temperature * advantage), hypers.max_weight)
-    inside = jnp.clip(batch.actions, -1 + 1e-4, 1 - 1e-4)
-    losses = -weight * gaussian_log_prob(*gaussian(onestep, params, batch.observations), inside)
-    metrics = {'actor_loss': losses, 'actor_q': q, 'q_magnitude': jnp.abs(q), 'advantage': advantage}
-    return jnp.mean(losses), metrics | {'weight': weight}
-
-
-def easy_bcq_loss_fn(
-    params: Params, onestep: Onestep, shared: Params, drawn: Drawn, hypers: Hyperparameters
-) -> tuple[Array, Metrics]:
-    """Nothing is learned; metrics are per state, `[B]`."""
-    q = value(onestep, shared['critic'], drawn.batch.observations, drawn.batch.actions)
-    return jnp.zeros(()), {'actor_q': q, 'q_magnitude': jnp.abs(q)}
-
-
-IMPROVEMENTS = {'reverse_kl': reverse_kl_loss_fn, 'exp_weight': exp_weight_loss_fn, 'easy_bcq': easy_bcq_loss_fn}
-
-
 def update(
     state: OnestepState, onestep: Onestep, shared: Params, drawn: Drawn, hypers: Hyperparameters, step: Array
 ) -> tuple[OnestepState, Metrics]:
     """One step of the policy, which at step 0 is the behaviour."""
     start = lambda behavior, own: jnp.where(step == 0, behavior, own)
     actor = state.actor.replace(params=jax.tree.map(start, shared['behavior'], state.actor.params))
-    loss_fn = jax.grad(IMPROVEMENTS[onestep.improvement], has_aux=True)
-    grads, metrics = loss_fn(actor.params, onestep, shared, drawn, hypers)
-    return OnestepState(actor.apply_gradients(grads, hypers.actor_lr)), metrics
-
-
-def best_of(onestep: Onestep, shared: Params, observation: Array, noise: Array) -> Array:
-    """Of the behaviour's actions [A], from normal noise [L, A] and clipped to [-1, 1], that of the largest Q."""
-    mean, log_std = gaussian(onestep, shared['behavior'], observation[None])
-    actions = jnp.clip(mean + jnp.exp(log_std) * noise, -1.0, 1.0)
-    return actions[jnp.argmax(value(onestep, shared['critic'], observation[None], actions))]
+    loss_fn = IMPROVEMENTS[onestep.improvement]
+    actor, metrics = actor.minimize(loss_fn, hypers.actor_lr, onestep, shared, drawn, hypers)
+    return OnestepState(actor), metrics
 
 
 def static_parts(options: Any, action_dim: int) -> Onestep:
@@ -170,21 +77,20 @@ def stages(options: Any, observation_dim: int, action_dim: int) -> tuple[Stage, 
 
     def init_critic(key: Array) -> TargetTrainState:
         params = onestep.critic.init(key, jnp.zeros((1, sum(sizes))))
-        return TargetTrainState.create(params, target_params=params)
+        return TargetTrainState.create(params)
 
     def update_behavior(
         state: TrainState, shared: Any, drawn: Drawn, hypers: Hyperparameters, step: Array
     ) -> tuple[TrainState, Metrics]:
-        grads, metrics = jax.grad(behavior_loss_fn, has_aux=True)(state.params, onestep, drawn.batch)
-        return state.apply_gradients(grads, hypers.behavior_lr), metrics
+        return state.minimize(behavior_loss_fn, hypers.behavior_lr, onestep, drawn.batch)
 
     def update_critic(
         state: TargetTrainState, shared: Any, drawn: Drawn, hypers: Hyperparameters, step: Array
     ) -> tuple[TargetTrainState, Metrics]:
-        loss_fn = jax.grad(critic_loss_fn, has_aux=True)
-        grads, metrics = loss_fn(state.params, onestep, state.target_params, drawn, hypers.discount)
+        args = onestep, state.target_params, drawn, hypers.discount
+        state, metrics = state.minimize(critic_loss_fn, hypers.critic_lr, *args)
         tau = jnp.where(step % 2 == 0, hypers.tau, 0.0)  # the target moves at every other step
-        return state.apply_gradients(grads, hypers.critic_lr).update_target(tau), metrics
+        return state.update_target(tau), metrics
 
     def draw_alone(key: Array, data: Data) -> Drawn:
         return draw(key, data, sizes, options.batch_size, 0)
@@ -196,7 +102,6 @@ def stages(options: Any, observation_dim: int, action_dim: int) -> tuple[Stage, 
         draw=draw_alone,
         update=update_behavior,
         result=lambda learner, shared: {'behavior': learner.params},
-        block=1,
         steps=(1,),
     )
     critic = Stage(
@@ -206,7 +111,6 @@ def stages(options: Any, observation_dim: int, action_dim: int) -> tuple[Stage, 
         draw=draw_alone,
         update=update_critic,
         result=lambda learner, shared: {**shared, 'critic': learner.params},
-        block=1,
         steps=(1,),
     )
     return behavior, critic
@@ -229,8 +133,6 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
         update=lambda learner, shared, drawn, hypers, step: update(learner, onestep, shared, drawn, hypers, step),
         policy=lambda learner, shared, hypers: {'actor': learner.actor.params, **shared},
         act=act,
-        memory=lambda: (),
-        block=1,
         steps=(1,),
     )
 

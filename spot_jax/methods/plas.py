@@ -12,13 +12,14 @@ import jax.numpy as jnp
 from flax import struct
 
 from spot_jax.core.fields import FOLDER, HIDDEN_DIMS, POSITIVE, SOME_STEPS, Field, flag, real, whole
+from spot_jax.core.losses import critic_loss_fn
 from spot_jax.core.method import Algorithm, Data, Idle, Method, Stage
 from spot_jax.core.networks import CVAE, Actor, DoubleCritic
 from spot_jax.core.sampling import uniform_rows
 from spot_jax.core.train_state import TargetTrainState
 from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
 from spot_jax.methods import constrained, density
-from spot_jax.methods.constrained import critic_loss_fn, cvae_of, perturbed, soft_min
+from spot_jax.methods.constrained import cvae_of, perturbed, soft_min
 from spot_jax.methods.density import CVAEStage, Density
 
 
@@ -61,8 +62,8 @@ def init(key: Array, plas: PLAS, observation_dim: int) -> PLASState:
         actor_params['perturbation'] = plas.perturbation.init(perturbation_key, inputs)
     critic_params = plas.critic.init(critic_key, observations, actions)
     return PLASState(
-        actor=TargetTrainState.create(actor_params, target_params=actor_params),
-        critic=TargetTrainState.create(critic_params, target_params=critic_params),
+        actor=TargetTrainState.create(actor_params),
+        critic=TargetTrainState.create(critic_params),
     )
 
 
@@ -98,12 +99,10 @@ def update(
 ) -> tuple[PLASState, Metrics]:
     """A step of the critics, of the actor with the new critics, and both targets move by τ."""
     target_q = target_values(state, plas, cvae_params, batch, hypers)
-    grads, critic_metrics = jax.grad(critic_loss_fn, has_aux=True)(state.critic.params, plas.critic, batch, target_q)
-    critic = state.critic.apply_gradients(grads, hypers.critic_lr)
-    grads, actor_metrics = jax.grad(actor_loss_fn, has_aux=True)(
-        state.actor.params, plas, critic.params, cvae_params, batch, hypers
+    critic, critic_metrics = state.critic.minimize(critic_loss_fn, hypers.critic_lr, plas.critic, batch, target_q)
+    actor, actor_metrics = state.actor.minimize(
+        actor_loss_fn, hypers.actor_lr, plas, critic.params, cvae_params, batch, hypers
     )
-    actor = state.actor.apply_gradients(grads, hypers.actor_lr)
     return PLASState(actor.update_target(hypers.tau), critic.update_target(hypers.tau)), critic_metrics | actor_metrics
 
 
@@ -137,8 +136,6 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
         update=lambda learner, shared, drawn, hypers, step: update(learner, plas, shared, drawn, hypers),
         policy=lambda learner, shared, hypers: {'actor': learner.actor.params, 'cvae': shared, 'hypers': hypers},
         act=act,
-        memory=lambda: (),
-        block=1,
         steps=(1, 1),
     )
 

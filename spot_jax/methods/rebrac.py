@@ -72,8 +72,8 @@ def init(key: Array, rebrac: ReBRAC, observation_dim: int) -> ReBRACState:
     actor_params = rebrac.actor.init(actor_key, observations)
     critic_params = rebrac.critic.init(critic_key, observations, jnp.zeros((1, rebrac.actor.action_dim)))
     return ReBRACState(
-        actor=TargetTrainState.create(actor_params, target_params=actor_params),
-        critic=TargetTrainState.create(critic_params, target_params=critic_params),
+        actor=TargetTrainState.create(actor_params),
+        critic=TargetTrainState.create(critic_params),
     )
 
 
@@ -114,18 +114,16 @@ def update_critic(
 ) -> tuple[ReBRACState, Metrics]:
     """One critic step; the actor and the targets stay as they are."""
     target_q = target_values(state, rebrac, drawn, hypers)
-    grads, metrics = jax.grad(critic_loss_fn, has_aux=True)(state.critic.params, rebrac, drawn.batch, target_q)
-    return state.replace(critic=state.critic.apply_gradients(grads, hypers.critic_lr)), metrics
+    critic, metrics = state.critic.minimize(critic_loss_fn, hypers.critic_lr, rebrac, drawn.batch, target_q)
+    return state.replace(critic=critic), metrics
 
 
 def update_actor(
     state: ReBRACState, rebrac: ReBRAC, batch: Transition, hypers: Hyperparameters
 ) -> tuple[ReBRACState, Metrics]:
     """Both targets move by τ towards the networks as they are, then the actor makes a step."""
-    grads, metrics = jax.grad(actor_loss_fn, has_aux=True)(
-        state.actor.params, rebrac, state.critic.params, batch, hypers
-    )
-    actor = state.actor.update_target(hypers.tau).apply_gradients(grads, hypers.actor_lr)
+    moved = state.actor.update_target(hypers.tau)
+    actor, metrics = moved.minimize(actor_loss_fn, hypers.actor_lr, rebrac, state.critic.params, batch, hypers)
     return ReBRACState(actor, state.critic.update_target(hypers.tau)), metrics
 
 
@@ -164,7 +162,6 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
         update=lambda learner, shared, drawn, hypers, step: update(learner, rebrac, drawn, hypers),
         policy=lambda learner, shared, hypers: learner.actor.params,
         act=lambda policy, memory, observation, reward: (actor.apply(policy, observation), memory),
-        memory=lambda: (),
         block=freq,
         steps=(1, freq),
     )

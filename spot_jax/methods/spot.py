@@ -119,8 +119,8 @@ def init(key: Array, td3: TD3, observation_dim: int) -> TD3State:
     actor_params = td3.actor.init(actor_key, observations)
     critic_params = td3.critic.init(critic_key, observations, jnp.zeros((1, td3.actor.action_dim)))
     return TD3State(
-        actor=TargetTrainState.create(actor_params, target_params=actor_params),
-        critic=TargetTrainState.create(critic_params, target_params=critic_params),
+        actor=TargetTrainState.create(actor_params),
+        critic=TargetTrainState.create(critic_params),
     )
 
 
@@ -172,18 +172,17 @@ def update_critic(
     state: TD3State, td3: TD3, batch: Transition, target_q: Array, hypers: Hyperparameters
 ) -> tuple[TD3State, Metrics]:
     """One critic step on a minibatch; the actor, its optimiser and the targets stay as they are."""
-    grads, metrics = jax.grad(critic_loss_fn, has_aux=True)(state.critic.params, td3, batch, target_q)
-    return state.replace(critic=state.critic.apply_gradients(grads, hypers.critic_lr)), metrics
+    critic, metrics = state.critic.minimize(critic_loss_fn, hypers.critic_lr, td3, batch, target_q)
+    return state.replace(critic=critic), metrics
 
 
 def update_actor(
     state: TD3State, td3: TD3, density_params: Params, batch: Transition, noise: Noise, hypers: Hyperparameters
 ) -> tuple[TD3State, Metrics]:
     """One actor step on a minibatch, then both targets move by τ."""
-    grads, metrics = jax.grad(actor_loss_fn, has_aux=True)(
-        state.actor.params, td3, state.critic.params, density_params, batch, noise, hypers
+    actor, metrics = state.actor.minimize(
+        actor_loss_fn, hypers.actor_lr, td3, state.critic.params, density_params, batch, noise, hypers
     )
-    actor = state.actor.apply_gradients(grads, hypers.actor_lr)
     return TD3State(actor.update_target(hypers.tau), state.critic.update_target(hypers.tau)), metrics
 
 
@@ -256,7 +255,6 @@ def algorithm(spec: Spec) -> Algorithm:
         update=update_block,
         policy=lambda state, shared, hypers: state.actor.params,
         act=lambda params, memory, observation, reward: (td3.actor.apply(params, observation), memory),
-        memory=lambda: (),
         block=td3.policy_freq,
         steps=(1, td3.policy_freq),
         explore=explore,

@@ -50,10 +50,9 @@ def update_actor(
     state: TD3State, algorithm: TD3, batch: Transition, hypers: Hyperparameters
 ) -> tuple[TD3State, Metrics]:
     """One actor step on a minibatch, then both targets move by τ."""
-    grads, metrics = jax.grad(actor_loss_fn, has_aux=True)(
-        state.actor.params, algorithm, state.critic.params, batch, hypers.alpha
+    actor, metrics = state.actor.minimize(
+        actor_loss_fn, hypers.actor_lr, algorithm, state.critic.params, batch, hypers.alpha
     )
-    actor = state.actor.apply_gradients(grads, hypers.actor_lr)
     return TD3State(actor.update_target(hypers.tau), state.critic.update_target(hypers.tau)), metrics
 
 
@@ -109,7 +108,6 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
         update=block,
         policy=lambda state, shared, hypers: state.actor.params,
         act=act,
-        memory=lambda: (),
         block=algorithm.policy_freq,
         steps=(1, algorithm.policy_freq),
         explore=explore,

@@ -25,9 +25,8 @@ from spot_jax.run import policy
 from spot_jax.run.config import members
 from spot_jax.run.workdir import read_config
 from spot_jax.run.workdir import read_run as read_trained
-from spot_jax.storage import metrics
-from spot_jax.storage.checkpoint import DamagedError, read_file, write_atomically
-from spot_jax.storage.folder import read_json
+from spot_jax.storage.checkpoint import write_atomically
+from spot_jax.storage.folder import read_json, read_rows
 from spot_jax.system.arguments import MAX_EPISODES, Parser, whole
 from spot_jax.system.errors import InputError
 
@@ -56,11 +55,7 @@ def _reference(workdir: Path) -> str:
 
 def read_run(workdir: Path, name: str) -> RunFolder:
     """A run's config and metrics so far; raises InputError if there are none or they make no sense."""
-    config, path = read_config(workdir), workdir / 'metrics.csv'
-    try:
-        rows = metrics.parse(read_file(path).decode()) if os.path.lexists(path) else []
-    except (DamagedError, ValueError) as error:
-        raise InputError(f'{path} is damaged: {error}') from error
+    config, rows = read_config(workdir), read_rows(workdir)
     if not rows:
         raise InputError(f'{workdir} has no metrics yet: let it go on training')
     facts = config.dataset_id, task_of(config), _reference(workdir), members(config).members

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from spot_jax.acting.tasks import TASKS
 from spot_jax.core.method import Idle
 from spot_jax.methods import GRID, METHODS, hyperparameters, options, path_of
+from spot_jax.run.fields import FIELDS
 
 COOLING = ('online.cooling_steps', 'online.cooling_floor')
 
@@ -95,3 +96,9 @@ def without_effect(config: ConfigDict, changed: Collection[str]) -> list[str]:
         if found:
             told.append(f'{", ".join(found)} ({idle.because})')
     return told
+
+
+def read_paths(config: ConfigDict) -> list[str]:
+    """The dotted paths of all fields that a run of this config reads."""
+    idle = [each for each in IDLE if each.when(config)]
+    return [path for path in FIELDS if not any(covers(each.fields, path) for each in idle)]

@@ -82,6 +82,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
+def read_rows(workdir: Path) -> list[dict[str, str]]:
+    """The rows of a run's `metrics.csv` so far, column to cell; none if it is not there. Raises InputError."""
+    path = workdir / 'metrics.csv'
+    try:
+        return metrics.parse(checkpoint.read_file(path).decode()) if os.path.lexists(path) else []
+    except (DamagedError, ValueError) as error:
+        raise InputError(f'{path} is damaged: {error}') from error
+
+
 def restore(workdir: Path, check: Callable[[int, dict[str, Any]], None]) -> dict[str, Any] | None:
     """The newest checkpoint that is whole and passes `check`, see `checkpoint.restore`; warns of others passed over."""
     state, damaged = checkpoint.restore(workdir / 'checkpoints', check)

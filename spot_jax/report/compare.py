@@ -1,0 +1,196 @@
+"""Which policies may be compared: those of one task in a row, those of one method and setting in a column of it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from spot_jax.data.load import Selection
+from spot_jax.methods import METHODS, hyperparameters, path_of
+from spot_jax.population.members import Member
+from spot_jax.report.collect import SCORES, Collected, Policy, Run
+from spot_jax.run.config import lookup
+from spot_jax.run.effects import covers, read_paths
+from spot_jax.run.training import selection_of
+
+# What makes a task: runs that differ in one of these are in rows of their own.
+TASK = ('dataset_id', 'task', 'flatten_observations', 'clip_actions', 'offline.steps', 'online.steps')
+EVALUATION = ('evaluation.episodes', 'evaluation.seed', 'evaluation.max_episode_steps')
+# What changes no result, or is told of by the members.
+ASIDE = ('seeds', 'part', 'grid', 'method', 'log_interval', 'checkpoint', 'evaluation', 'online.workers')
+SIZES = ('umaze', 'medium', 'large')  # the order of mazes
+# The poster's order, with what it lacks in between; others come first.
+ORDER = ('BC', '%BC', 'BCQ', 'BEAR', 'AWAC', 'DT', 'Onestep', 'TD3+BC', 'PLAS', 'PLAS+P', 'CQL', 'Cal-QL', 'IQL')
+ORDER = (*ORDER, 'ReBRAC', 'SPOT')
+UNITS = {'normalized_score': 'normalised score', 'success_rate': 'success, %', 'return': 'return'}
+
+Facts = tuple[tuple[str, Any], ...]  # names to values, sorted
+
+
+class Entry(NamedTuple):
+    """A policy and what it is of."""
+
+    run: Run
+    policy: Policy
+    task: Facts
+    setting: Facts  # all that its learning depends on
+
+
+class Group(NamedTuple):
+    """The seeds of one method and setting on one task."""
+
+    label: str
+    title: str  # the method's
+    setting: dict[str, Any]
+    entries: list[Entry]  # by their seeds
+
+    def scores(self, metric: str) -> np.ndarray:
+        """Those of the seeds that did not diverge and were evaluated; success in percent."""
+        found = [e.policy.scores[metric] for e in self.entries if not e.policy.diverged]
+        return np.array([x for x in found if x is not None]) * (100 if metric == 'success_rate' else 1)
+
+    @property
+    def num_diverged(self) -> int:
+        """How many seeds did."""
+        return sum(e.policy.diverged for e in self.entries)
+
+
+class Row(NamedTuple):
+    """All that is known of one task."""
+
+    label: str
+    facts: dict[str, Any]
+    metric: str  # of SCORES
+    groups: dict[str, Group]  # by their labels
+
+    @property
+    def fine_tuned(self) -> bool:
+        """Whether its policies went on online."""
+        return self.facts['online.steps'] > 0
+
+
+def _plain(value: Any) -> Any:
+    """Equal values are equal and hashable, whether a grid or a config file gave them."""
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+
+
+def _chooses(run: Run) -> bool:
+    """Whether it learned from some of the episodes: the checksum is then that of these, not of the dataset."""
+    return selection_of(run.config) != Selection()
+
+
+def _task(run: Run) -> Facts:
+    assert run.results is not None
+    config = run.config
+    facts = {path: lookup(config, path) for path in (*TASK, *EVALUATION)}
+    if config.online.steps:
+        facts['evaluation.interval'] = config.evaluation.interval  # the regret is a mean over these
+        if config.online.restore is not None:
+            del facts['offline.steps']
+    facts |= {'environment': run.results.environment, 'reference': run.results.reference}
+    return tuple(sorted((facts | {'data': None if _chooses(run) else run.results.sha256[:8]}).items()))
+
+
+def _beside(task: Facts, others: Iterable[Facts]) -> Facts:
+    """The task that runs which learned from some of the episodes belong to: the one that differs in no more than that."""
+    facts = dict(task)
+    same = [other for other in others if dict(other) | {'data': None} == facts and other != task]
+    return same[0] if facts['data'] is None and len(same) == 1 else task
+
+
+def _setting(run: Run, member: Member) -> Facts:
+    config, method = run.config, METHODS[run.config.method]
+    aside = (*ASIDE, *TASK, path_of(config.method, method.restore or ''))
+    paths = hyperparameters(config.method)
+    facts = {path: _plain(lookup(config, path)) for path in read_paths(config) if not covers(aside, path)}
+    if run.results is not None and _chooses(run):
+        facts['data'] = run.results.sha256[:8]
+    return tuple(sorted((facts | {paths[name]: value for name, value in member.hyperparameters.items()}).items()))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f'{value:.6g}'
+    return ','.join(map(_text, value)) if isinstance(value, tuple) else str(value)
+
+
+def told_apart(facts: list[dict[str, Any]]) -> list[str]:
+    """For each of several sets of facts, those that differ among them, in words."""
+    names = sorted({name for each in facts for name in each})
+    differ = [name for name in names if len({each.get(name) for each in facts}) > 1]
+    return [', '.join(f'{name}={_text(each[name])}' for name in differ if name in each) for each in facts]
+
+
+def _labelled(beginning: str, rest: str) -> str:
+    return ', '.join(filter(None, [beginning, rest]))
+
+
+def _groups(entries: list[Entry]) -> dict[str, Group]:
+    settings: dict[tuple[str, Facts], list[Entry]] = {}
+    for entry in entries:
+        settings.setdefault((entry.run.title, entry.setting), []).append(entry)
+    found = []
+    for title in {title for title, _ in settings}:
+        own = sorted((setting for other, setting in settings if other == title), key=repr)
+        for setting, rest in zip(own, told_apart([dict(each) for each in own]), strict=True):
+            seeds = sorted(settings[title, setting], key=lambda e: e.policy.member.seed)
+            found.append(Group(_labelled(title, rest), title, dict(setting), seeds))
+    return {group.label: group for group in sorted(found, key=group_order)}
+
+
+def group_order(group: Group) -> tuple[int, str, list[tuple[str, float | str]]]:
+    """The poster's order of methods; the settings of one by their values."""
+    place = ORDER.index(group.title) if group.title in ORDER else -1
+    values = [(name, value if isinstance(value, int | float) else 0.0) for name, value in sorted(group.setting.items())]
+    return place, group.title, values  # type: ignore[return-value]
+
+
+def _task_order(facts: Mapping[str, Any]) -> tuple[Any, ...]:
+    name = facts['dataset_id']
+    size = next((i for i, word in enumerate(SIZES) if word in name.partition('maze/')[2]), len(SIZES))
+    return facts['task'], name.partition('maze/')[0], size, name, repr(sorted(facts.items(), key=repr))
+
+
+def _metric(entries: Iterable[Entry]) -> str:
+    """The first of SCORES that all evaluated policies have."""
+    scores = [e.policy.scores for e in entries if e.policy.scores['return'] is not None]
+    return next((name for name in SCORES if scores and all(s[name] is not None for s in scores)), 'return')
+
+
+def compare(collected: Collected) -> tuple[list[Row], list[str]]:
+    """The rows of finished runs, and a line for each thing that keeps them apart or out."""
+    problems: list[str] = []
+    tasks: dict[Facts, list[Entry]] = {}
+    seen: dict[Any, str] = {}
+    known = {_task(run) for run in collected.runs if run.results}
+    for run in collected.runs:
+        for policy in run.results.policies if run.results else ():
+            entry = Entry(run, policy, _beside(_task(run), known), _setting(run, policy.member))
+            first = seen.setdefault((entry.task, run.title, entry.setting, policy.member.seed), run.name)
+            if first != run.name:
+                seed = f'seed {policy.member.seed}'
+                problems.append(f'{run.name}: {seed} of {run.title} is in {first} already, with the same settings')
+                continue
+            tasks.setdefault(entry.task, []).append(entry)
+    rows = []
+    facts = sorted((dict(task) for task in tasks), key=_task_order)
+    for name in dict.fromkeys(each['dataset_id'] for each in facts):
+        own = [each for each in facts if each['dataset_id'] == name]
+        labels = told_apart(own)
+        if len(own) > 1:
+            what = sorted({part.partition('=')[0] for label in labels for part in label.split(', ')})
+            problems.append(f'runs on {name} differ in {", ".join(what)}: they are in {len(own)} rows, not compared')
+        for each, label in zip(own, labels, strict=True):
+            entries = tasks[tuple(sorted(each.items()))]
+            rows.append(Row(_labelled(name, label), each, _metric(entries), _groups(entries)))
+    return rows, problems
+
+
+def unit(row: Row) -> str:
+    """What a row's scores are, in words."""
+    return UNITS[row.metric]
+
+
+def is_scaled(row: Row) -> bool:
+    """Whether its scores may be pooled with those of other tasks: raw returns may not."""
+    return row.metric != 'return'

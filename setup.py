@@ -12,7 +12,7 @@ setup(
     long_description_content_type='text/markdown',
     license='MIT',
     packages=find_packages(include=['spot_jax', 'spot_jax.*']),
-    package_data={'spot_jax.behavior': ['weights/*']},
+    package_data={'spot_jax.behavior': ['weights/*'], 'spot_jax.report': ['page.html', 'published.json']},
     python_requires='>=3.11',
     install_requires=[
         'absl-py>=2.1,<3',
@@ -23,12 +23,14 @@ setup(
         'h5py>=3.10,<4',
         'jax>=0.10,<0.13',
         'jaxlib>=0.10,<0.13',
+        'jinja2>=3.1,<4',
         'matplotlib>=3.8,<4',
         'minari[hdf5,hf]>=0.5.3,<0.6',
         'ml-collections>=1.0,<2',
         'mujoco>=3.2,<5',
         'numpy>=2,<3',
         'optax>=0.2.4,<0.3',
+        'scipy>=1.15,<2',
         'tqdm>=4.66,<5',
     ],
     extras_require={

@@ -8,6 +8,7 @@ COMMANDS = {
     'main --config=experiments/antmaze.py:umaze': 'train a population, or go on with it',
     'evaluate DIR': "play a run's policies again",
     'plot DIR...': 'pictures of runs: learning curves, and episodes in mazes',
+    'report DIR... --out=DIR': 'compares runs: tables, statistics, pictures, a page',
     'datasets list|show|generate|import-d4rl': 'the data, made on the spot or taken from elsewhere',
     'behavior train|ship|plot': 'the policies that the data come from',
     'benchmark': 'updates per second, beside a PyTorch baseline',

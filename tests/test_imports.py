@@ -10,7 +10,7 @@ ORDER = [
     'behavior',
     'recipes',
     'run datasets',
-    'benchmark main evaluate plot',
+    'benchmark main evaluate plot report',
     '__main__',
 ]
 LAYER = {name: i for i, names in enumerate(ORDER) for name in names.split()}

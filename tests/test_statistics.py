@@ -1,4 +1,4 @@
-"""Statistics of the report: values by hand, by all resamples of a tiny table, and by rliable 1.2 (arch 7.2, pandas 2)."""
+"""Statistics: values by hand, by all resamples of a tiny table, and by rliable 1.2 (arch 7.2, pandas 2)."""
 
 import itertools
 
@@ -64,4 +64,6 @@ def test_best_of_n_is_the_mean_over_all_subsets():
     np.testing.assert_allclose(statistics.best_of(np.array([1.0, 2, 4])), [7 / 3, (2 + 4 + 4) / 3, 4])
     many = statistics.best_of(np.arange(3000.0))
     assert many.shape == (100,)
-    np.testing.assert_allclose(many, np.arange(1, 101) / np.arange(2, 102) * 3001 - 1)  # of 0 to N - 1: n(N+1)/(n+1) - 1
+    np.testing.assert_allclose(
+        many, np.arange(1, 101) / np.arange(2, 102) * 3001 - 1
+    )  # of 0 to N - 1: n(N+1)/(n+1) - 1

@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from spot_jax.pictures.style import COLORS, legend, plain
+from spot_jax.pictures.style import COLORS, LINE_STYLES, legend, plain
 from spot_jax.system.errors import InputError
 
 BEFORE_HYPERPARAMETERS = ('phase', 'gradient_steps', 'member', 'seed')  # the columns of metrics.csv without a prefix
 DEFAULT_METRICS = ['evaluation/success_rate', 'evaluation/normalized_score', 'evaluation/return']
-LINE_STYLES = ['-', '--', ':', '-.']  # the next one each time the colours are used up
 
 
 class Curve(NamedTuple):
@@ -84,8 +83,8 @@ def learning_curves(rows: Sequence[Mapping[str, str]], metric: str, name: str = 
     return curves
 
 
-def draw_curves(curves: Sequence[Curve], metric: str, title: str) -> Figure:
-    """The picture of learning curves."""
+def draw_curves(curves: Sequence[Curve], metric: str, title: str, width: float = 7) -> Figure:
+    """The picture of learning curves, so many inches wide."""
     figure = Figure(layout='constrained')
     axes = figure.add_subplot()
     plain(axes)
@@ -106,13 +105,42 @@ def draw_curves(curves: Sequence[Curve], metric: str, title: str) -> Figure:
     if any(len(curve.stopped) for curve in curves):
         options: dict[str, Any] = {'color': '#555555', 'markersize': 7, 'markeredgewidth': 2, 'linestyle': 'none'}
         handles.append(Line2D([], [], marker='x', label='a seed diverged', **options))
-    columns = max(1, 100 // (max(len(handle.get_label()) for handle in handles) + 6))
-    figure.set_size_inches(7, 3.7 + 0.2 * math.ceil(len(handles) / columns))
+    columns = max(1, int(100 * width / 7) // (max(len(handle.get_label()) for handle in handles) + 6))
+    figure.set_size_inches(width, 3.7 + 0.2 * math.ceil(len(handles) / columns))
     legend(figure, handles, columns, caption if curves[0].label else '')
-    axes.set_title('\n'.join(textwrap.fill(line, 80) for line in title.splitlines()), fontsize=11)
+    axes.set_title('\n'.join(textwrap.fill(line, int(80 * width / 7)) for line in title.splitlines()), fontsize=11)
     axes.set_xlabel('gradient steps')
     axes.set_ylabel(metric.removeprefix('evaluation/').replace('_', ' '))
     axes.xaxis.set_major_formatter(EngFormatter(sep=''))
     if metric == 'evaluation/success_rate':
         axes.set_ylim(-0.03, 1.03)
+    return figure
+
+
+def draw_panels(curves: Sequence[Curve], metric: str, title: str, width: float = 7) -> Figure:
+    """The picture of many learning curves, so many inches wide: each in a panel, before the others' means in grey."""
+    columns = 3
+    rows = math.ceil(len(curves) / columns)
+    figure = Figure(figsize=(width, 0.9 + 1.4 * rows), layout='constrained')
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for i, curve in enumerate(curves):
+        axes = panels[i]
+        plain(axes)
+        for other in curves:
+            axes.plot(other.steps, other.mean, color='#c4c4c4', linewidth=0.8)
+        axes.fill_between(curve.steps, curve.low, curve.high, color=COLORS[0], alpha=0.25, linewidth=0)
+        axes.plot(curve.steps, curve.mean, color=COLORS[0], linewidth=2)
+        axes.plot(*curve.stopped.T, 'x', color=COLORS[1], markersize=6, markeredgewidth=2)
+        axes.set_title(textwrap.fill(curve.label, 22), fontsize=8.5)
+        axes.tick_params(labelsize=8, labelbottom=i >= len(curves) - columns)
+    for axes in panels[len(curves) :]:
+        axes.set_visible(False)
+    panels[0].xaxis.set_major_locator(MaxNLocator(3))
+    panels[0].xaxis.set_major_formatter(EngFormatter(sep=''))
+    if metric == 'evaluation/success_rate':
+        panels[0].set_ylim(-0.04, 1.04)
+    figure.suptitle(textwrap.fill(title, int(80 * width / 7)), fontsize=10)
+    crosses = '; ×: a seed diverged' * any(len(curve.stopped) for curve in curves)
+    figure.supxlabel(f'gradient steps (mean and range of seeds; grey: the other means{crosses})', fontsize=8)
+    figure.supylabel(metric.removeprefix('evaluation/').replace('_', ' '), fontsize=9)
     return figure

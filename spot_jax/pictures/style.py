@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image  # Pillow comes with matplotlib
 
 COLORS = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000']  # Okabe and Ito, no yellow
+LINE_STYLES = ['-', '--', ':', '-.']  # the next one each time the colours are used up
 
 
 def legend(figure: Figure, handles: list[Any], columns: int, title: str = '') -> None:

@@ -191,7 +191,9 @@ def read(workdir: Path, name: str) -> tuple[Run, list[str]]:
         return Run(name, workdir, config, rows, None, _progress(config, rows)), problems
     results = read_results(workdir, config)
     done = [p.gradient_steps for p in results.policies if not p.diverged]
-    stale = bool(done) and (_last_step(rows) > max(done) or (not config.online.steps and done[0] < config.offline.steps))
+    stale = bool(done) and (
+        _last_step(rows) > max(done) or (not config.online.steps and done[0] < config.offline.steps)
+    )
     if stale:  # it was finished before, and goes on with more steps
         return Run(name, workdir, config, rows, None, _progress(config, rows)), problems
     if not rows and not problems:
@@ -212,7 +214,7 @@ def _content(run: Run) -> str:
     """What two copies of a run agree on."""
     assert run.results is not None
     config = json.loads(run.config.to_json())
-    return json.dumps([config, [p._replace(member=p.member._asdict()) for p in run.results.policies]], sort_keys=True)
+    return json.dumps([config, run.results.sha256, run.results.policies], sort_keys=True)
 
 
 def collect(tops: Iterable[Path]) -> Collected:

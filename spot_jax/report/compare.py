@@ -20,8 +20,8 @@ EVALUATION = ('evaluation.episodes', 'evaluation.seed', 'evaluation.max_episode_
 ASIDE = ('seeds', 'part', 'grid', 'method', 'log_interval', 'checkpoint', 'evaluation', 'online.workers')
 SIZES = ('umaze', 'medium', 'large')  # the order of mazes
 # The poster's order, with what it lacks in between; others come first.
-ORDER = ('BC', '%BC', 'BCQ', 'BEAR', 'AWAC', 'DT', 'Onestep', 'TD3+BC', 'PLAS', 'PLAS+P', 'CQL', 'Cal-QL', 'IQL')
-ORDER = (*ORDER, 'ReBRAC', 'SPOT')
+ORDER = ['BC', '%BC', 'BCQ', 'BEAR', 'AWAC', 'DT', 'Onestep', 'TD3+BC', 'PLAS', 'PLAS+P', 'CQL', 'Cal-QL', 'IQL']
+ORDER += ['ReBRAC', 'SPOT']
 UNITS = {'normalized_score': 'normalised score', 'success_rate': 'success, %', 'return': 'return'}
 
 Facts = tuple[tuple[str, Any], ...]  # names to values, sorted
@@ -92,7 +92,7 @@ def _task(run: Run) -> Facts:
 
 
 def _beside(task: Facts, others: Iterable[Facts]) -> Facts:
-    """The task that runs which learned from some of the episodes belong to: the one that differs in no more than that."""
+    """The task of runs that learned from some of its episodes: the one that differs in no more than that."""
     facts = dict(task)
     same = [other for other in others if dict(other) | {'data': None} == facts and other != task]
     return same[0] if facts['data'] is None and len(same) == 1 else task
@@ -189,6 +189,11 @@ def compare(collected: Collected) -> tuple[list[Row], list[str]]:
 def unit(row: Row) -> str:
     """What a row's scores are, in words."""
     return UNITS[row.metric]
+
+
+def ylim(row: Row) -> tuple[float, float] | None:
+    """What an axis of its scores spans; None: what the scores do."""
+    return (0, 100) if row.metric == 'success_rate' else None
 
 
 def is_scaled(row: Row) -> bool:

@@ -16,6 +16,7 @@ from spot_jax.run.fields import FIELDS, problem
 from spot_jax.system.errors import InputError
 
 MAX_MEMBERS = 100_000
+GROUPS = {field[:i] for field in FIELDS for i, c in enumerate(field) if c == '.'}
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -115,7 +116,7 @@ def require(condition: bool, message: str) -> None:
 
 def is_group(path: str) -> bool:
     """Whether a path is that of several fields."""
-    return any(field.startswith(f'{path}.') for field in FIELDS)
+    return path in GROUPS
 
 
 def similar(path: str) -> str:

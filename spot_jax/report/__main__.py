@@ -1,0 +1,67 @@
+"""`python -m spot_jax.report DIR... --out=DIR`: compares runs: tables, statistics, pictures, and a page with all of it.
+
+DIR are folders of runs, or folders with runs somewhere below. What cannot be used is told of in one line each, here and
+in the report; runs that differ in data, length or evaluation are not compared.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from spot_jax.report.collect import collect
+from spot_jax.report.compare import compare
+from spot_jax.report.page import files
+from spot_jax.report.runs import curves, policy_table, run_table, timing
+from spot_jax.report.scores import published, score_sections
+from spot_jax.report.tuning import budget, sensitivity
+from spot_jax.storage.checkpoint import write_atomically
+from spot_jax.system.arguments import Parser
+from spot_jax.system.errors import InputError, printable
+
+
+def _refuse(output: Path, names: Iterable[str]) -> None:
+    for name in names:
+        if os.path.lexists(output / name):
+            raise InputError(f'{output / name} exists: give --overwrite, or another --out')
+
+
+def report(tops: Sequence[Path], output: Path, overwrite: bool, with_times: bool = True) -> None:
+    """Writes a report of all runs in and below `tops`.
+
+    Raises InputError, with nothing written, if there are none, or if a file is there already and not to be replaced.
+    """
+    _refuse(output, ['index.html'] if not overwrite else [])  # before the work
+    collected = collect(tops)
+    rows, kept_apart = compare(collected)
+    pictures, damaged = curves(rows)
+    problems = [*collected.problems, *kept_apart, *damaged]
+    for line in problems:
+        print(printable(line), file=sys.stderr)
+    if not collected.runs:
+        raise InputError('nothing to report: give folders with runs in them')
+    sections = [*score_sections(rows), *pictures, *sensitivity(rows), *budget(rows)]
+    sections += timing(collected.runs) if with_times else []
+    found = files([*sections, published()], collected.runs, run_table(collected.runs), policy_table(rows), problems)
+    _refuse(output, [] if overwrite else found)
+    try:
+        for name, data in found.items():
+            (output / name).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(output / name, data)
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        raise InputError(f'cannot write in {output}: {getattr(error, "strerror", error)}') from error
+    print(output / 'index.html')
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = Parser(prog='python -m spot_jax.report', description=__doc__)
+    parser.add_argument('folders', metavar='DIR', nargs='+', type=Path, help='folders of runs, or that have runs below')
+    parser.add_argument('--out', metavar='DIR', type=Path, required=True, help='folder of the report')
+    parser.add_argument('--overwrite', action='store_true', help='replace files of an earlier report')
+    parser.add_argument('--no-times', action='store_true', help='leave out the seconds, which equal runs differ in')
+    return parser.run(argv, lambda a: report(a.folders, a.out, a.overwrite, not a.no_times))
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,292 @@
+"""The report over made-up runs: what is in its tables, what is not compared, and that it says so."""
+
+import csv
+import json
+import re
+import shlex
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from made_up import make_run, results_of
+from tiny import tiny
+
+from spot_jax import main
+from spot_jax.report import __main__ as report
+from spot_jax.report import scores, tables, tuning
+from spot_jax.report.collect import collect
+from spot_jax.report.compare import compare
+from spot_jax.report.runs import command
+from spot_jax.run.config import lookup
+from spot_jax.run.effects import read_paths
+
+UMAZE, MEDIUM = 'spot_jax/pointmaze/umaze-v0', 'spot_jax/pointmaze/medium-v0'
+
+
+def rows_of(*folders):
+    collected = collect(folders)
+    rows, problems = compare(collected)
+    return rows, [*collected.problems, *problems]
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two tasks and three methods; IQL lacks one task, and a seed of BC has diverged on it."""
+    top = tmp_path / 'runs'
+    make_run(top / 'umaze' / 'spot', [1.0, 0.5])
+    make_run(top / 'umaze' / 'bc', [0.0, 0.5], method='bc')
+    make_run(top / 'umaze' / 'iql', [1.0, 0.5], method='iql')
+    make_run(top / 'medium' / 'spot', [0.5, 0.5], dataset_id=MEDIUM, **{'regularizer.weight': 0.05})
+    make_run(top / 'medium' / 'bc', [1.0, 0.5], dataset_id=MEDIUM, method='bc', diverged=[0])
+    make_run(top / 'medium' / 'iql', [1.0, 0.5], dataset_id=MEDIUM, method='iql', finished=False)
+    return top
+
+
+def test_scores_are_the_posters_table(runs):
+    rows, problems = rows_of(runs)
+    assert problems == []
+    table = scores.score_table(rows)
+    std = '35.4'  # of 100 and 50: 50 / sqrt(2)
+    assert table.columns == ['task', 'BC', 'IQL', 'SPOT']
+    assert table.rows == [
+        [f'{UMAZE} (success, %)', f'25.0 ± {std}', f'75.0 ± {std}', f'75.0 ± {std}'],
+        [f'{MEDIUM} (success, %)', '50.0 (1 of 2 diverged)', '–', '50.0 ± 0.0'],
+        ['total', '–', '–', '125.0'],
+    ]
+    assert table.best == {(0, 2), (0, 3)}  # with the others' cells missing or of some seeds, nothing is best
+    assert tables.markdown(table).splitlines()[2] == (
+        f'| {UMAZE} (success, %) | 25.0 ± {std} | **75.0 ± {std}** | **75.0 ± {std}** |'
+    )
+    tex = tables.latex(table)
+    assert rf'spot\_jax/pointmaze/umaze-v0 (success, \%) & 25.0 $\pm$ {std} & \textbf{{75.0 $\pm$ {std}}}' in tex
+    assert tex.count('\\\\\n') == 4
+    assert list(csv.reader(tables.comma_separated(table).splitlines()))[3] == ['total', '–', '–', '125.0']
+    over = [(len(tasks), labels) for tasks, labels in scores.blocks(rows)]
+    assert over == [(1, ['BC', 'IQL', 'SPOT'])]  # on both tasks only SPOT is whole
+    aggregates, improvement = scores.aggregates(*scores.blocks(rows)[0], '').tables
+    assert [row[2] for row in aggregates.rows] == ['25.0 [0.0, 50.0]', '75.0 [50.0, 100.0]', '75.0 [50.0, 100.0]']
+    assert improvement.rows[2] == ['SPOT', '0.88 [0.50, 1.00]', '0.50 [0.00, 1.00]', '–']  # 3.5 of 4 pairs
+
+
+def test_what_differs_is_kept_apart(tmp_path):
+    make_run(tmp_path / 'a', [1.0, 1.0])
+    make_run(tmp_path / 'longer', [0.5], **{'offline.steps': 60})
+    make_run(tmp_path / 'more_episodes', [0.5], **{'evaluation.episodes': 4})
+    make_run(tmp_path / 'other_data', [0.5], sha256='e' * 64)
+    rows, problems = rows_of(tmp_path)
+    assert len(rows) == 4
+    assert problems == [f'runs on {UMAZE} differ in data, evaluation.episodes, offline.steps: they are in 4 rows, '
+                        'not compared']  # fmt: skip
+    assert rows[0].label == f'{UMAZE}, data=dddddddd, evaluation.episodes=2, offline.steps=40'
+    assert [len(group.entries) for row in rows for group in row.groups.values()] == [2, 1, 1, 1]
+    assert scores.blocks(rows) == []
+
+
+def test_settings_of_a_method_are_not_averaged_and_seeds_of_one_are(tmp_path):
+    grid = make_run(tmp_path / 'grid', [0.0, 1.0, 0.5, 1.0], seeds=(0, 1), **{'grid.regularizer_weight': (0.5, 0.1)})
+    make_run(tmp_path / 'more_seeds', [0.5, 1.0], seeds=(1, 2), **{'regularizer.weight': 0.5})
+    make_run(tmp_path / 'means', [1.0], seeds=(3,), **{'regularizer.weight': 0.5, 'log_interval': 4, 'bc.actor_lr': 1})
+    (row,), problems = rows_of(tmp_path)
+    assert list(row.groups) == ['SPOT, regularizer.weight=0.1', 'SPOT, regularizer.weight=0.5']
+    np.testing.assert_array_equal(row.groups['SPOT, regularizer.weight=0.1'].scores('success_rate'), [100, 100])
+    found = row.groups['SPOT, regularizer.weight=0.5']
+    assert [e.policy.member.seed for e in found.entries] == [0, 1, 2, 3]
+    np.testing.assert_array_equal(found.scores('success_rate'), [0, 50, 100, 100])
+    assert problems == ['more_seeds: seed 1 of SPOT is in grid already, with the same settings']
+    (section,) = tuning.budget([row])
+    # of 0 50 100 100 100 100, fourteen of the fifteen pairs have a 100, and the best of one is 50
+    assert section.tables[0].rows[0][1:3] == ['75.0', f'{100 * 14 / 15 + 50 / 15:.1f}']
+    (pictures,) = tuning.sensitivity([row])
+    assert list(pictures.pictures) == ['sensitivity_1_spot_regularizer_weight']
+    assert grid.method == 'spot'
+
+
+def test_runs_that_choose_episodes_are_beside_the_others(tmp_path):
+    make_run(tmp_path / 'bc', [1.0, 0.5], method='bc')
+    make_run(tmp_path / 'percent_bc', [0.5, 0.5], method='percent_bc', sha256='e' * 64)  # of the episodes it chose
+    make_run(tmp_path / 'other', [0.5, 0.5], method='percent_bc', sha256='f' * 64)
+    (row,), _ = rows_of(tmp_path)
+    assert list(row.groups) == ['BC', '%BC, data=eeeeeeee', '%BC, data=ffffffff']
+
+
+def test_fine_tuning_has_a_table_of_its_own(tmp_path):
+    online = {'online.steps': 40, 'online.workers': 0}
+    config = make_run(tmp_path / 'a', [1.0, 0.5], **online)
+    found = results_of(config, [1.0, 0.5])
+    for member, before, regret in zip(found['members'], (0.0, 0.5), (0.25, 0.5), strict=True):
+        member['offline'] = {'returns': [before] * 2, 'success_rate': before, 'normalized_score': None}
+        member |= {'regret': regret}
+    (tmp_path / 'a' / 'results.json').write_text(json.dumps(found))
+    rows, _ = rows_of(tmp_path)
+    (section,) = scores.score_sections(rows)
+    (table,) = section.tables
+    assert table.columns == ['task', 'SPOT, offline', 'SPOT, online', 'SPOT, regret']
+    assert table.rows[0][1:] == ['25.0 ± 35.4', '75.0 ± 35.4', '37.5 ± 17.7']
+
+
+def test_published_numbers_are_a_block_of_their_own():
+    section = scores.published()
+    mujoco, antmaze, online = section.tables
+    for table in (mujoco, antmaze, online):  # the printed totals are the sums of the columns
+        columns = [[float(cell.split(' ')[0]) for cell in column] for column in zip(*table.rows, strict=True) if
+                   column[-1] != 'total']  # fmt: skip
+        for column in columns:
+            assert sum(column[:-1]) == pytest.approx(column[-1], abs=0.15)
+    assert mujoco.rows[-1][-1] == '773.0 ± 30.2'
+    assert (4, 8) in mujoco.best
+    assert antmaze.rows[0][1:3] == ['78.9', '73.0']
+    assert online.rows[0][-1] == '99.2'
+
+
+def broken(change):
+    """A kind of damage: `change` of what results.json has."""
+
+    def damage(run):
+        found = json.loads((run / 'results.json').read_text())
+        change(found)
+        (run / 'results.json').write_text(json.dumps(found))
+
+    return damage
+
+
+def edited(name, old, new):
+    return lambda run: (run / name).write_text((run / name).read_text().replace(old, new, 1))
+
+
+def member(**values):
+    return broken(lambda found: found['members'][1].update(values))
+
+
+def evaluation(**values):
+    return broken(lambda found: found['members'][1]['evaluation'].update(values))
+
+
+BAD = {
+    'not there': (shutil.rmtree, 'bad is not there'),
+    'a file': (lambda run: (shutil.rmtree(run), run.write_text('x')), 'bad is no folder'),
+    'empty': (lambda run: [path.unlink() for path in run.iterdir()], 'bad has no runs in it'),
+    'no config': (lambda run: (run / 'config.json').unlink(), 'bad has no config.json'),
+    'half a config': (edited('config.json', '}', ''), 'cannot read'),
+    'a config that is none': (lambda run: (run / 'config.json').write_text('[1]'), 'it is no JSON object'),
+    'an unknown field': (edited('config.json', '"tau"', '"tao"'), 'tao is unknown here'),
+    'a bad value': (edited('config.json', '"batch_size": 16', '"batch_size": "x"'), 'batch_size'),
+    'a link to itself': (lambda run: (shutil.rmtree(run), run.symlink_to(run)), 'bad is no folder'),
+    'half of results': (lambda run: (run / 'results.json').write_text('{"members": ['), 'cannot read'),
+    'a folder': (lambda run: ((run / 'results.json').unlink(), (run / 'results.json').mkdir()), 'it is no file'),
+    'no members': (broken(lambda found: found.pop('members')), 'no list of members'),
+    'a member less': (broken(lambda found: found['members'].pop()), 'it has 1 members, the config 2'),
+    'another seed': (member(seed=7), 'member 1 has seed 7'),
+    'other settings': (member(hyperparameters={'actor_lr': 0.5}), "has other hyperparameters than the config's"),
+    'no such status': (member(status='fine'), "member 1 has status 'fine'"),
+    'no number': (evaluation(success_rate='high'), "is 'high', which is no such number"),
+    'not finite': (evaluation(returns=[float('nan'), 1.0]), 'is nan'),
+    'over one': (evaluation(success_rate=1.5), 'is 1.5'),
+    'fewer episodes': (evaluation(returns=[1.0]), "has 1 episodes, the config's are 2"),
+    'other data': (broken(lambda found: found.update(dataset_id='x')), "its dataset is 'x'"),
+    'no checksum': (broken(lambda found: found.pop('dataset_sha256')), 'no dataset_sha256'),
+    'seconds': (broken(lambda found: found.update(wall_clock_s={'offline': 'long'})), 'wall_clock_s make no sense'),
+    'references': (broken(lambda found: found.update(reference_returns={'random': 0})), 'reference_returns'),
+    'a ragged table': (lambda run: (run / 'metrics.csv').write_text('a,b\n1\n'), 'no learning curves of bad'),
+    'no table': (lambda run: (run / 'metrics.csv').write_bytes(b'\xff\xfe'), 'no learning curves of bad'),
+    'no metrics': (lambda run: (run / 'metrics.csv').unlink(), 'metrics.csv is missing'),
+    'a copy': (lambda run: (shutil.rmtree(run), shutil.copytree(run.parent / 'good', run)), 'bad is a copy of good'),
+}
+
+
+@pytest.mark.parametrize('kind', BAD)
+def test_a_bad_run_is_one_line_and_the_rest_is_reported(tmp_path, kind):
+    make_run(tmp_path / 'good', [1.0, 0.5])
+    make_run(tmp_path / 'bad', [0.0, 0.0], method='bc')
+    change, words = BAD[kind]
+    change(tmp_path / 'bad')
+    (row,), problems = rows_of(tmp_path / 'good', tmp_path / 'bad')
+    (line,) = problems
+    assert words in line
+    assert 'bad' in line
+    assert '\n' not in line
+    np.testing.assert_array_equal(row.groups['SPOT'].scores('success_rate'), [100, 50])
+    assert ('BC' in row.groups) == line.startswith('no learning curves')
+
+
+class Page(HTMLParser):
+    """What a page loads, and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.loads, self.text = [], ''
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.loads += [(tag, value) for name, value in attributes if name in ('src', 'href', 'srcset', 'data')]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_command(runs, tmp_path, capsys):
+    make_run(runs / '<b>&|', [0.5, 0.5], method='td3_bc')
+    make_run(runs / 'torn', [0.5, 0.5], method='awac')
+    (runs / 'torn' / 'results.json').write_text('{')
+    (runs / 'again').symlink_to(runs)
+    out = tmp_path / 'a' / 'out'
+    arguments = [str(runs), f'--out={out}']
+    assert report.main(arguments) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f'{out / "index.html"}\n'
+    (line,) = printed.err.splitlines()
+    assert line.startswith('torn: cannot read')
+    files = {path: path.read_bytes() for path in out.rglob('*') if path.is_file()}
+    text = (out / 'index.html').read_text()
+    page = Page(text)
+    for tag, value in page.loads:
+        assert value.startswith('data:image/png;base64,' if tag == 'img' else '#')
+    assert 'http' not in re.sub(r'base64,[^"]*', '', text)
+    assert line in page.text
+    assert '<b>&|: TD3+BC' in page.text
+    assert 'unfinished: offline 20 of 40' in page.text
+    markdown = (out / 'report.md').read_text()
+    for name in re.findall(r'\((pictures/.*?)\)', markdown):
+        assert out / name in files
+    assert (out / 'tables' / 'scores.md').read_text().strip() in markdown
+    policies = list(csv.DictReader((out / 'tables' / 'policies.csv').read_text().splitlines()))
+    assert [(p['setting'], p['seed'], p['success_rate']) for p in policies if p['run'] == 'umaze/bc'] == [
+        ('BC', '0', '0.0'),
+        ('BC', '1', '0.5'),
+    ]
+    (out / 'report.md').write_text('mine')
+    assert report.main(arguments) == 2
+    assert 'exists: give --overwrite, or another --out' in capsys.readouterr().err
+    assert (out / 'report.md').read_text() == 'mine'
+    assert report.main([*arguments, '--overwrite']) == 0
+    assert {path: path.read_bytes() for path in files} == files  # the same runs, the same bytes
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (['nowhere', '--out=out'], 'nothing to report'),
+        ([], 'required: DIR, --out'),
+        (['good'], 'required: --out'),
+        (['good', '--out=good/config.json'], 'cannot write in good/config.json: Not a directory'),
+    ],
+)
+def test_bad_command_writes_nothing(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / 'good', [1.0])
+    before = sorted(tmp_path.rglob('*'))
+    assert report.main(arguments) == 2
+    assert words in capsys.readouterr().err.splitlines()[-1]
+    assert sorted(tmp_path.rglob('*')) == before
+
+
+def test_real_run_and_the_command_that_makes_it_again(finished):
+    (row,), problems = rows_of(finished)
+    assert problems == []
+    (group,) = row.groups.values()
+    found = json.loads((finished / 'results.json').read_text())['members']
+    np.testing.assert_allclose(group.scores('return'), [np.mean(m['evaluation']['returns']) for m in found])
+    again, _ = main.parse(shlex.split(command(group.entries[0].run))[2:])
+    ours = tiny()
+    for path in read_paths(ours):
+        assert lookup(again, path) == lookup(ours, path), path

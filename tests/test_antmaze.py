@@ -1,5 +1,7 @@
 """AntMaze sets made on the spot: what is generated is what is evaluated, whatever the number of processes."""
 
+import shutil
+
 import gymnasium as gym
 import minari
 import numpy as np
@@ -9,6 +11,7 @@ from spot_jax import behavior
 from spot_jax.acting import environments
 from spot_jax.acting.environments import ANT_MAZES
 from spot_jax.acting.tasks import TASKS
+from spot_jax.behavior import driver, planner
 from spot_jax.behavior import policy as policies
 from spot_jax.behavior.driver import trips
 from spot_jax.core.types import unpack
@@ -18,7 +21,7 @@ from spot_jax.recipes import antmaze, generate
 from spot_jax.system.errors import InputError
 
 TASK = TASKS['antmaze']
-PLAY = 'spot_jax/antmaze/medium-play-v0'
+PLAY = 'spot_jax/antmaze/medium-play-v1'
 
 
 @pytest.fixture(scope='module')
@@ -51,20 +54,23 @@ def test_rewards_and_ends_follow_from_the_positions(store):
     data = minari.load_dataset(PLAY)
     fixed = centre(ANT_MAZES['Medium'], ANT_MAZES['Medium'].goal)
     goals = [centre(ANT_MAZES['Medium'], cell) for cell in antmaze.KINDS['medium-play'].goals]
+    stays = []
     for number, episode in enumerate(data.iterate_episodes()):
         position, own = episode.observations['achieved_goal'], episode.infos['goal'][0]
         near = np.linalg.norm(position[1:] - fixed, axis=1) <= 0.45
         np.testing.assert_array_equal(episode.rewards, near)
         np.testing.assert_array_equal(episode.observations['desired_goal'], np.tile(fixed, (len(position), 1)))
-        assert any(np.array_equal(own, goal) for goal in goals)
-        at_own = np.linalg.norm(position[1:] - own, axis=1) <= 0.45
-        assert not at_own[:-1].any()
-        flipped = episode.infos['qpos'][-20:]
-        height = 1 - 2 * (flipped[:, 4] ** 2 + flipped[:, 5] ** 2)
-        assert at_own[-1] or (height < 0.1).all() or number == data.total_episodes - 1
-        assert episode.truncations[-1]
+        assert any(np.abs(own - goal).max() <= 0.75 for goal in goals)
+        assert not any(np.array_equal(own, goal) for goal in goals)
+        np.testing.assert_array_equal(episode.infos['goal'], np.tile(own, (len(position), 1)))
+        length = 1000 if number < data.total_episodes - 1 else 500  # the last one is cut off
+        np.testing.assert_array_equal(episode.truncations, np.arange(length) == length - 1)
         assert not episode.terminations.any()
+        away = np.linalg.norm(position[1:] - own, axis=1)
+        since = away[np.argmax(away <= 0.45) :]
+        stays.append(away.min() <= 0.45 and len(since) > 100 and since.max() < 3)
         assert np.abs(episode.actions).max() <= 1
+    assert any(stays)
 
 
 def test_evaluation_has_the_same_maze_start_and_goal(store):
@@ -118,9 +124,60 @@ def test_hand_picked_cells_are_free_and_paths_pass_the_evaluations_goal(kind):
     assert set(kind.starts) | set(kind.goals) <= free
     goals = kind.goals or free
     assert maze.start in (kind.starts or free)
-    assert any(maze.goal in antmaze.plan(cells, maze.start, goal) for goal in goals)
+    assert any(maze.goal in planner.plan(cells, maze.start, goal) for goal in goals)
     if len(kind.goals) > 1:
         assert maze.goal not in kind.goals
+
+
+def test_waypoints_are_noisy_and_actions_are_samples(monkeypatch):
+    """An ant that stands where it was put is sent to the next cell, or to its goal if that is in it."""
+    seen, noises = [], []
+    monkeypatch.setattr(driver, 'bearing', lambda position, waypoint: seen.append((position, waypoint)) or 0.0)
+    env, limit = driver.ant_maze('UMaze'), 300
+
+    def still(features, noise):
+        assert features.shape == (28,)
+        noises.append(noise)
+        return np.zeros(8)
+
+    def walked(cell, goal):
+        seen.clear()
+        env.reset(seed=0, options={'reset_cell': np.array(cell)})
+        walk = driver.walk(env, still, goal, limit, np.random.default_rng(0))
+        assert len(walk.actions) == limit
+        np.testing.assert_array_equal([position for position, _ in seen], walk.qpos[:-1, :2])
+        return walk, np.array([waypoint for _, waypoint in seen])
+
+    goal = centre(ANT_MAZES['UMaze'], (3, 1)) + np.array([0.6, -0.7])
+    walk, waypoints = walked((1, 2), goal)
+    offsets = waypoints - centre(ANT_MAZES['UMaze'], (1, 3))
+    assert len(np.unique(offsets, axis=0)) == limit
+    np.testing.assert_allclose(np.abs(offsets).max(axis=0), 0.5, atol=0.02)  # uniform over a square metre
+    np.testing.assert_allclose(offsets.std(axis=0), 1 / np.sqrt(12), rtol=0.1)
+    assert np.std(walk.actions) == pytest.approx(0.2, rel=0.05)
+    assert np.std(noises) == pytest.approx(1, rel=0.05)
+    for cell in ((3, 2), (3, 1)):  # beside the goal's cell, and in it
+        np.testing.assert_array_equal(walked(cell, goal)[1], np.tile(goal, (limit, 1)))
+
+
+def test_sets_of_older_recipes_are_used_but_no_more_are_made(store, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('MINARI_DATASETS_PATH', str(tmp_path))
+    old = PLAY.replace('-v1', '-v0')
+    for command, message in ((['generate', old], f'generate {PLAY}'), (['show', old], 'put the old set back')):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert PLAY in error
+        assert error.count('\n') == 1
+    assert not list(tmp_path.iterdir())
+    shutil.copytree(store / PLAY, tmp_path / old)
+    metadata = tmp_path / old / 'data' / 'metadata.json'
+    metadata.write_text(metadata.read_text().replace(PLAY, old))
+    assert main(['show', old]) == 0
+    out, error = capsys.readouterr()
+    assert f'{old}: 1500 transitions' in out
+    assert error.count('\n') == 1
+    assert PLAY in error
 
 
 def test_the_card_is_kept(store):

@@ -118,6 +118,15 @@ def test_plans_go_through_free_neighbouring_cells(maze):
         assert all(cells[i][j] != 1 for i, j in path)
         assert all(abs(a[0] - b[0]) + abs(a[1] - b[1]) == 1 for a, b in itertools.pairwise(path))
         assert len(path) == len(planner.plan(cells, goal, start))  # a shortest one is as long both ways
+    for goal in free:
+        following = planner.towards(cells, goal)
+        assert following[goal] == goal
+        for cell, ahead in following.items():
+            assert cells[ahead[0]][ahead[1]] != 1
+            assert cell == goal or abs(cell[0] - ahead[0]) + abs(cell[1] - ahead[1]) == 1
+            if cell in free:
+                assert len(planner.plan(cells, ahead, goal)) == max(len(planner.plan(cells, cell, goal)) - 1, 1)
+        assert set(free) < set(following)  # and walls beside them
 
 
 def test_generated_set_is_reproducible_and_matches_its_environment(capsys):

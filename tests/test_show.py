@@ -23,13 +23,14 @@ def store(tmp_path, monkeypatch):
     return path
 
 
-def make(actions, action_space, observations=None, observation_space=FLAT, name='toy/set-v0', rewards=None):
+def make(actions, action_space, observations=None, observation_space=FLAT, name='toy/set-v0', rewards=None, infos=None):
     episode = EpisodeBuffer(
         observations=np.zeros((T + 1, 2), np.float32) if observations is None else observations,
         actions=actions,
         rewards=np.linspace(0, 1, T) if rewards is None else rewards,
         terminations=np.zeros(T, bool),
         truncations=np.arange(T) == T - 1,
+        infos=infos,
     )
     spaces = {'observation_space': observation_space, 'action_space': action_space}
     minari.create_dataset_from_buffers(name, [episode], **spaces)
@@ -70,6 +71,33 @@ def test_actions_at_their_bounds(capsys, low, high, column, share):
 def test_dimensions_without_two_bounds_do_not_count(capsys):
     actions = np.stack([np.linspace(-1, 0, T), np.full(T, 5), np.zeros(T)], axis=1)
     assert share_at_bounds(capsys, [-1, 5, 0], [1, 5, np.inf], actions) == 1.0
+
+
+def test_the_variance_of_actions_is_that_of_all_steps_in_the_unit_cube(capsys):
+    actions = np.stack([np.where(np.arange(T) < 50, 1, 5), np.full(T, 4)], axis=1)  # -0.5 and 0.5 of [-1, 1]; constant
+    make(actions.astype(np.float32), Box(np.float32([-1, 0]), np.float32([7, 9])))
+    assert 'variance of the actions, scaled to [-1, 1]: 0.125\n' in shown(capsys)
+
+
+def test_an_ants_gait_by_hand(capsys):
+    """Half of the steps stand at one place, the others run at another, there with two headings."""
+    qpos, qvel, runs = np.zeros((T + 1, 15)), np.zeros((T + 1, 14)), np.arange(T + 1) >= 50
+    qvel[runs, :3] = 0.6, 0.8, 9  # 1 m/s, and up
+    qpos[:, :2] = np.where(runs[:, None], [1.5, 0.5], [0.9, 0.1])
+    qpos[:, 3] = 1  # along +x
+    qpos[75:, 3:7] = np.cos(0.9), 0, 0, np.sin(0.9)  # turned by 1.8
+    qpos[:10, 3:7] = 0, 1, 0, 0  # on its back, along +x
+    for goal, share in (([1.5, 0.9], '100.0'), ([1.5, 1], '0.0')):
+        infos = {'qpos': qpos, 'qvel': qvel, 'goal': np.tile(goal, (T + 1, 1))}
+        make(np.zeros((T, 8), np.float32), Box(-1, 1, (8,)), infos=infos, name=f'toy/set{share[0]}-v0')
+        out = shown(capsys, f'toy/set{share[0]}-v0')
+        assert '1, 5, 25, 50, 75, 95%: 0.00, 0.00, 0.00, 0.50, 1.00, 1.00; slower than 0.26: 50.0%\n' in out
+        # -(0.75 ln 0.75 + 0.25 ln 0.25), and half of ln 2
+        assert "heading's entropy of 3.18 nats: 0.56, at a place (1 m²) 0.35\n" in out
+        assert 'upside down: 10.0%\n' in out
+        assert f'episodes that reach their own goal: {share}%\n' in out
+    make(np.zeros((T, 8), np.float32), Box(-1, 1, (8,)), infos={'qpos': qpos[:, :9], 'qvel': qvel})
+    assert 'upside down' not in shown(capsys)  # no ant
 
 
 @pytest.mark.parametrize(

@@ -25,3 +25,20 @@ def plan(maze_map: list[list[Any]], start: Cell, goal: Cell) -> list[Cell]:
     while path[-1] != start:
         path.append(came_from[path[-1]])
     return path[::-1]
+
+
+def towards(maze_map: list[list[Any]], goal: Cell) -> dict[Cell, Cell]:
+    """The next cell on a shortest path to `goal`, by breadth-first search, from every cell; of the goal's, itself.
+
+    Walls beside free cells have one, too: for whoever touches them.
+    """
+    following: dict[Cell, Cell] = {goal: goal}
+    queue = deque([goal])
+    while queue:
+        row, column = queue.popleft()
+        for cell in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)):
+            if cell not in following:
+                following[cell] = (row, column)
+                if maze_map[cell[0]][cell[1]] != 1:
+                    queue.append(cell)
+    return following

@@ -13,6 +13,7 @@ from spot_jax.acting.env_pool import TIMEOUT, bounded
 from spot_jax.acting.environments import maker
 from spot_jax.acting.tasks import TASKS, goal_reached
 from spot_jax.data.load import evaluation_spec, open_minari
+from spot_jax.datasets.gait import describe_gait, gait
 from spot_jax.datasets.listing import printable
 from spot_jax.pictures.mazes import Rollouts, draw_rollouts
 from spot_jax.pictures.style import COLORS, plain, png
@@ -23,26 +24,26 @@ from spot_jax.system.errors import InputError, first_line
 MAX_PATHS = 300  # drawn of a maze's dataset
 
 
-def _share_at_bounds(actions: Any, space: Box) -> float | None:
-    """How many of the actions [T, ...] are within 1% of a half range from a bound; None if nothing has two bounds."""
+def _unit(actions: Any, space: Box) -> np.ndarray:
+    """Those dimensions [T, D] of actions [T, ...] that have two bounds, scaled to [-1, 1]."""
     low, high = space.low.astype(np.float64).ravel(), space.high.astype(np.float64).ravel()
     bounded = np.isfinite(low) & np.isfinite(high) & (low < high)
-    if not bounded.any():
-        return None
     middle, half = (low / 2 + high / 2)[bounded], (high / 2 - low / 2)[bounded]
-    values = np.asarray(actions, np.float64).reshape(len(actions), -1)[:, bounded]
-    return float(np.mean(np.abs(values - middle) >= 0.99 * half)) if len(values) else 0.0
+    return (np.asarray(actions, np.float64).reshape(len(actions), low.size)[:, bounded] - middle) / half
 
 
 def _statistics(data: Any) -> list[str]:
     """A dataset's episodes in words; none if there are none."""
-    rows, shares, space = [], [], data.spec.action_space
+    rows, gaits, moments, space = [], [], [], data.spec.action_space
     for episode in data.iterate_episodes():
         rewards = np.asarray(episode.rewards)
         if rewards.dtype.kind not in 'fiub' or rewards.ndim != 1:
             raise InputError(f'{data.spec.dataset_id}, episode {episode.id}: rewards must be a number for each step')
         rows.append((np.sum(rewards), len(rewards), np.max(rewards, initial=-np.inf)))
-        shares.append(_share_at_bounds(episode.actions, space) if isinstance(space, Box) else None)
+        gaits.append(gait(episode))
+        if isinstance(space, Box):
+            unit = _unit(episode.actions, space)
+            moments.append(np.sum([unit, unit**2, np.abs(unit) >= 0.99], axis=1))
     if not rows:
         return []
     returns, lengths, highest = np.array(rows, np.float64).T
@@ -53,10 +54,11 @@ def _statistics(data: Any) -> list[str]:
     lines.append(f'lengths: mean {lengths.mean():.1f}, from {lengths.min():.0f} to {lengths.max():.0f}')
     if lengths.sum() != data.total_steps:
         lines.append(f'damaged: its episodes have {lengths.sum():.0f} steps, its metadata say {data.total_steps}')
-    if None not in shares and lengths.any():
-        share = np.average(np.array(shares, np.float64), weights=lengths)
-        lines.append(f'actions at their bounds (99%): {100 * share:.1f}%')
-    return lines
+    if moments and moments[0].size and lengths.any():
+        mean, square, share = np.sum(moments, axis=0) / lengths.sum()
+        lines.append(f'actions at their bounds (99%): {100 * share.mean():.1f}%')
+        lines.append(f'variance of the actions, scaled to [-1, 1]: {np.mean(square - mean**2):.3f}')
+    return lines + describe_gait(gaits)
 
 
 def describe(data: Any) -> str:

@@ -10,6 +10,7 @@ from spot_jax.system.errors import InputError
 from spot_jax.system.workers import refuse_a_rerun
 
 RECIPES: dict[str, Recipe] = pointmaze.RECIPES | antmaze.RECIPES | locomotion.RECIPES
+RETIRED = antmaze.RETIRED  # id to the one that took its place
 MAX_TRANSITIONS = 10**8
 MAX_WORKERS = 8  # unless more are asked for
 
@@ -22,6 +23,8 @@ def generate(
     It appears whole or not at all. Raises InputError if the id is no recipe's, or is taken and not to be overwritten.
     """
     refuse_a_rerun()
+    if dataset_id in RETIRED:
+        raise InputError(f'{dataset_id} is made no more: generate {RETIRED[dataset_id]}, which took its place')
     if dataset_id not in RECIPES:
         raise InputError(f'no recipe for {dataset_id!r}: choose one of {", ".join(RECIPES)}')
     recipe = RECIPES[dataset_id]
@@ -39,10 +42,19 @@ def generate(
 def provide(dataset_id: str) -> None:
     """Makes the dataset of an id if it is a recipe's and is not here; others are left to whoever opens them.
 
-    Raises InputError as `generate` does.
+    Raises InputError as `generate` does, and if the id is of a recipe that is gone and its set is not here.
     """
     check_id(dataset_id)
-    if dataset_id not in RECIPES or (root() / dataset_id / 'data').exists():
+    is_here = (root() / dataset_id / 'data').exists()
+    if dataset_id in RETIRED:
+        newer = RETIRED[dataset_id]
+        if not is_here:
+            raise InputError(
+                f'{dataset_id} is not in {root()} and is made no more: begin anew with {newer}, or, to go on with what '
+                'learned from it, put the old set back'
+            )
+        print(f'{dataset_id} is an older version, kept for what learned from it: begin with {newer}', file=sys.stderr)
+    if dataset_id not in RECIPES or is_here:
         return
     size = RECIPES[dataset_id].transitions or 'its'
     print(

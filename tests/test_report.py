@@ -17,7 +17,7 @@ from spot_jax.report import __main__ as report
 from spot_jax.report import scores, tables, tuning
 from spot_jax.report.collect import collect
 from spot_jax.report.compare import compare
-from spot_jax.report.runs import command
+from spot_jax.report.runs import command, run_table
 from spot_jax.run.config import lookup
 from spot_jax.run.effects import read_paths
 
@@ -71,10 +71,13 @@ def test_scores_are_the_posters_table(runs):
 
 def test_what_differs_is_kept_apart(tmp_path):
     make_run(tmp_path / 'a', [1.0, 1.0])
+    make_run(tmp_path / 'online', [1.0], **{'online.steps': 40})  # in a table of its own
     make_run(tmp_path / 'longer', [0.5], **{'offline.steps': 60})
     make_run(tmp_path / 'more_episodes', [0.5], **{'evaluation.episodes': 4})
     make_run(tmp_path / 'other_data', [0.5], sha256='e' * 64)
     rows, problems = rows_of(tmp_path)
+    assert [row.label for row in rows if row.fine_tuned] == [UMAZE]
+    rows = [row for row in rows if not row.fine_tuned]
     assert len(rows) == 4
     assert problems == [f'runs on {UMAZE} differ in data, evaluation.episodes, offline.steps: they are in 4 rows, '
                         'not compared']  # fmt: skip
@@ -84,7 +87,7 @@ def test_what_differs_is_kept_apart(tmp_path):
 
 
 def test_settings_of_a_method_are_not_averaged_and_seeds_of_one_are(tmp_path):
-    grid = make_run(tmp_path / 'grid', [0.0, 1.0, 0.5, 1.0], seeds=(0, 1), **{'grid.regularizer_weight': (0.5, 0.1)})
+    make_run(tmp_path / 'grid', [0.0, 1.0, 0.5, 1.0], seeds=(0, 1), **{'grid.regularizer_weight': (0.5, 0.1)})
     make_run(tmp_path / 'more_seeds', [0.5, 1.0], seeds=(1, 2), **{'regularizer.weight': 0.5})
     make_run(tmp_path / 'means', [1.0], seeds=(3,), **{'regularizer.weight': 0.5, 'log_interval': 4, 'bc.actor_lr': 1})
     (row,), problems = rows_of(tmp_path)
@@ -99,7 +102,19 @@ def test_settings_of_a_method_are_not_averaged_and_seeds_of_one_are(tmp_path):
     assert section.tables[0].rows[0][1:3] == ['75.0', f'{100 * 14 / 15 + 50 / 15:.1f}']
     (pictures,) = tuning.sensitivity([row])
     assert list(pictures.pictures) == ['sensitivity_1_spot_regularizer_weight']
-    assert grid.method == 'spot'
+
+
+def test_parts_of_a_run_are_one(tmp_path):
+    for k in (0, 1):
+        make_run(tmp_path / 'run' / f'host_{k}', [0.5 * k], seeds=(0, 1), part=(k, 2))
+    (tmp_path / 'run' / 'results.json').write_text('{}')  # of all hosts: theirs say the same
+    make_run(tmp_path / 'td3_bc', [1.0], method='td3_bc')
+    make_run(tmp_path / 'bc', [1.0], **{'regularizer.name': 'bc'})
+    (row,), problems = rows_of(tmp_path)
+    assert problems == []
+    assert list(row.groups) == ['TD3+BC (spot)', 'TD3+BC (td3_bc)', 'SPOT']  # not settings of one method
+    np.testing.assert_array_equal(row.groups['SPOT'].scores('success_rate'), [0, 50])
+    assert [r[3] for r in run_table(collect([tmp_path]).runs).rows] == ['0', '0', '1', '0']
 
 
 def test_runs_that_choose_episodes_are_beside_the_others(tmp_path):

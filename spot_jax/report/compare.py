@@ -125,10 +125,18 @@ def _labelled(beginning: str, rest: str) -> str:
     return ', '.join(filter(None, [beginning, rest]))
 
 
-def _groups(entries: list[Entry]) -> dict[str, Group]:
+def _titles(runs: Iterable[Run]) -> dict[str, str]:
+    """What to call the method of each run, by the run's name: two methods with one title are told apart."""
+    methods: dict[str, set[str]] = {}
+    for run in runs:
+        methods.setdefault(run.title, set()).add(run.config.method)
+    return {run.name: run.title + f' ({run.config.method})' * (len(methods[run.title]) > 1) for run in runs}
+
+
+def _groups(entries: list[Entry], titles: Mapping[str, str]) -> dict[str, Group]:
     settings: dict[tuple[str, Facts], list[Entry]] = {}
     for entry in entries:
-        settings.setdefault((entry.run.title, entry.setting), []).append(entry)
+        settings.setdefault((titles[entry.run.name], entry.setting), []).append(entry)
     found = []
     for title in {title for title, _ in settings}:
         own = sorted((setting for other, setting in settings if other == title), key=repr)
@@ -140,7 +148,8 @@ def _groups(entries: list[Entry]) -> dict[str, Group]:
 
 def group_order(group: Group) -> tuple[int, str, list[tuple[str, float | str]]]:
     """The poster's order of methods; the settings of one by their values."""
-    place = ORDER.index(group.title) if group.title in ORDER else -1
+    name = group.title.partition(' (')[0]
+    place = ORDER.index(name) if name in ORDER else -1
     values = [(name, value if isinstance(value, int | float) else 0.0) for name, value in sorted(group.setting.items())]
     return place, group.title, values  # type: ignore[return-value]
 
@@ -149,6 +158,11 @@ def _task_order(facts: Mapping[str, Any]) -> tuple[Any, ...]:
     name = facts['dataset_id']
     size = next((i for i, word in enumerate(SIZES) if word in name.partition('maze/')[2]), len(SIZES))
     return facts['task'], name.partition('maze/')[0], size, name, repr(sorted(facts.items(), key=repr))
+
+
+def _kind(facts: Mapping[str, Any]) -> tuple[str, bool]:
+    """Tasks of one kind are in one table under one name, if nothing else tells them apart."""
+    return facts['dataset_id'], facts['online.steps'] > 0
 
 
 def _metric(entries: Iterable[Entry]) -> str:
@@ -172,17 +186,17 @@ def compare(collected: Collected) -> tuple[list[Row], list[str]]:
                 problems.append(f'{run.name}: {seed} of {run.title} is in {first} already, with the same settings')
                 continue
             tasks.setdefault(entry.task, []).append(entry)
-    rows = []
+    rows, titles = [], _titles(collected.runs)
     facts = sorted((dict(task) for task in tasks), key=_task_order)
-    for name in dict.fromkeys(each['dataset_id'] for each in facts):
-        own = [each for each in facts if each['dataset_id'] == name]
+    for name, fine_tuned in dict.fromkeys(map(_kind, facts)):
+        own = [each for each in facts if _kind(each) == (name, fine_tuned)]
         labels = told_apart(own)
         if len(own) > 1:
             what = sorted({part.partition('=')[0] for label in labels for part in label.split(', ')})
             problems.append(f'runs on {name} differ in {", ".join(what)}: they are in {len(own)} rows, not compared')
         for each, label in zip(own, labels, strict=True):
             entries = tasks[tuple(sorted(each.items()))]
-            rows.append(Row(_labelled(name, label), each, _metric(entries), _groups(entries)))
+            rows.append(Row(_labelled(name, label), each, _metric(entries), _groups(entries, titles)))
     return rows, problems
 
 

@@ -12,7 +12,7 @@ from spot_jax.report.collect import Run
 from spot_jax.report.compare import Group, Row
 from spot_jax.report.scores import Section
 from spot_jax.report.tables import ABSENT, Table, number
-from spot_jax.run.config import default_config, lookup
+from spot_jax.run.config import default_config, lookup, members
 from spot_jax.run.effects import read_paths
 
 PLAIN = 'experiments/default.py'  # the config without a preset
@@ -104,11 +104,13 @@ def timing(runs: Iterable[Run]) -> list[Section]:
 
 def run_table(runs: Iterable[Run]) -> Table:
     """All runs and how far they are."""
-    cells = [
-        [r.name, r.config.dataset_id, r.title, ','.join(map(str, r.config.seeds)), _last(r), r.state] for r in runs
-    ]
+    cells = [[r.name, r.config.dataset_id, r.title, _seeds(r), _last(r), r.state] for r in runs]
     heads = ['run', 'dataset', 'method', 'seeds', 'last evaluation, mean', 'state']
     return Table('runs', 'Runs', 'Unfinished runs are in no other table.', heads, cells)
+
+
+def _seeds(run: Run) -> str:
+    return ','.join(str(seed) for seed in dict.fromkeys(m.seed for m in members(run.config).members))
 
 
 def _last(run: Run) -> str:

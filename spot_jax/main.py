@@ -12,7 +12,7 @@ from ml_collections.config_dict import RequiredValueError
 
 from spot_jax.run import usage
 from spot_jax.run.config import is_group, lookup, require, similar, validate
-from spot_jax.run.config_files import ConfigFile, config_of, load, resolved
+from spot_jax.run.config_files import ConfigFile, config_of, load, resolved, suite_of
 from spot_jax.run.effects import without_effect
 from spot_jax.run.fields import FIELDS, problem
 from spot_jax.system.arguments import Parser, one_line
@@ -74,14 +74,34 @@ def default_workdir(file: ConfigFile) -> Path:
     return Path('runs', *(re.sub(r'[^\w.+-]', '_', name).strip('.') or '_' for name in names))
 
 
+def _workdir(file: ConfigFile, given: str | None) -> Path:
+    """The folder that was named, or the default; raises InputError if it cannot be named so."""
+    default = default_workdir(file)
+    if given is not None and not (given.strip() and given.isprintable()):
+        raise InputError(f'--workdir={given!r}: name a folder, or leave the option out: it then is {default}')
+    return default if given is None else Path(given)
+
+
+def _file(options: argparse.Namespace) -> ConfigFile:
+    require(bool(options.config), '--config=FILE.py[:PRESET] is needed (`python -m spot_jax.main --help` explains)')
+    return load(options.config)
+
+
 def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
     """The config and the workdir; raises InputError with one clear line for what is wrong with them.
 
     Options that have no effect in this run are named in one line on stderr.
     """
+    config, workdir, idle = _parsed(argv)
+    if idle:
+        print(f'without effect in this run: {"; ".join(idle)}', file=sys.stderr)
+    return config, workdir
+
+
+def _parsed(argv: list[str]) -> tuple[ConfigDict, Path, list[str]]:
+    """As `parse`, with the options that have no effect."""
     options, assignments = _split(argv)
-    require(bool(options.config), '--config=FILE.py[:PRESET] is needed (`python -m spot_jax.main --help` explains)')
-    file = load(options.config)
+    file = _file(options)
     config = config_of(file)
     before: dict[str, Any] = {}
     with config.unlocked(), config.ignore_type():
@@ -93,14 +113,33 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
             group[name] = _assigned(path, text)
     config = resolved(file, config)
     validate(config)
-    default, given = default_workdir(file), options.workdir
-    if given is not None and not (given.strip() and given.isprintable()):
-        raise InputError(f'--workdir={given!r}: name a folder, or leave the option out: it then is {default}')
-    workdir = default if given is None else Path(given)
-    idle = without_effect(config, [path for path, value in before.items() if value != lookup(config, path)])
-    if idle:
-        print(f'without effect in this run: {"; ".join(idle)}', file=sys.stderr)
-    return config, workdir
+    workdir = _workdir(file, options.workdir)
+    return config, workdir, without_effect(config, [p for p, value in before.items() if value != lookup(config, p)])
+
+
+def jobs(argv: list[str]) -> list[tuple[str, list[str], ConfigDict, Path]] | None:
+    """The runs of a suite, or of its `config.part`: names, arguments, configs, folders. None if the file is of one run.
+
+    What the command line sets, it sets of every run. Raises InputError if one of them makes no sense.
+    """
+    options, assignments = _split(argv)
+    file = _file(options)
+    if not file.is_suite:
+        return None
+    require(options.distributed is None, '--distributed: a suite is shared out by --config.part=K,N, K from 0 to N - 1')
+    fields = dict(assignments)
+    k, n = _assigned('part', fields.pop('part', '0,1'))
+    require(k < n, f'config.part=({k}, {n}): parts are numbered from 0 to {n - 1}')
+    workdir, found = _workdir(file, options.workdir), []
+    for name, arguments in list(suite_of(file).items())[k::n]:
+        words = [*arguments, *(f'--config.{path}={text}' for path, text in fields.items())]
+        words.append(f'--workdir={workdir / name}')
+        try:
+            config, place, _ = _parsed([argv[0], *words])
+        except InputError as error:
+            raise InputError(f'{name}: {error}') from error
+        found.append((name, words, config, place))
+    return found
 
 
 def help_text(name: str | None) -> str:
@@ -108,7 +147,7 @@ def help_text(name: str | None) -> str:
     if name is None:
         return usage.text(None, None)
     file = load(name)
-    return usage.text(file, resolved(file, config_of(file)))
+    return usage.text(file, None if file.is_suite else resolved(file, config_of(file)))
 
 
 def cli(argv: list[str]) -> int:
@@ -119,6 +158,11 @@ def cli(argv: list[str]) -> int:
         if options.help:
             print(help_text(options.config))
             return 0
+        several = jobs(argv)
+        if several is not None:
+            from spot_jax.run import suite
+
+            return suite.run([suite.Job(*each) for each in several])
         config, workdir = parse(argv)
         import jax
 

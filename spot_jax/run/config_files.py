@@ -23,7 +23,8 @@ class ConfigFile(NamedTuple):
     name: str  # as given, without the preset
     preset: str | None  # as given
     module: types.ModuleType
-    get_config: Callable[..., Any]
+    get_config: Callable[..., Any]  # of a suite, its `get_suite`
+    is_suite: bool = False
 
     @property
     def default_preset(self) -> str | None:
@@ -89,25 +90,50 @@ def load(text: str) -> ConfigFile:
     sys.modules[module.__name__] = module  # dataclasses look themselves up there
     with _told_in_one_line(name, path):
         exec(compile(path.read_bytes(), str(path), 'exec'), module.__dict__)
-    get_config = getattr(module, 'get_config', None)
-    if not callable(get_config):
-        raise InputError(f'--config={name}: it defines no function get_config')
-    return ConfigFile(name, preset if colon else None, module, get_config)
+    given = preset if colon else None
+    for function in ('get_config', 'get_suite'):
+        if callable(getattr(module, function, None)):
+            return ConfigFile(name, given, module, getattr(module, function), function == 'get_suite')
+    raise InputError(f'--config={name}: it defines no function get_config')
 
 
-def config_of(file: ConfigFile) -> ConfigDict:
-    """What the file's `get_config` returns; raises InputError if that is no ConfigDict of the fields that there are."""
+def _called(file: ConfigFile) -> Any:
+    """What the file's function returns for the preset."""
     arguments = () if file.preset is None else (file.preset,)
-    path = find(file.name)
+    path, name = find(file.name), 'get_suite' if file.is_suite else 'get_config'
     with _told_in_one_line(file.name, path):
         signature = inspect.signature(file.get_config)
     try:
         signature.bind(*arguments)
     except TypeError as error:
         given = f'the preset {file.preset!r}' if arguments else 'no preset'
-        raise InputError(f'--config={file.name}: get_config{signature} cannot be called with {given}') from error
+        raise InputError(f'--config={file.name}: {name}{signature} cannot be called with {given}') from error
     with _told_in_one_line(file.name, path):
-        config = file.get_config(*arguments)
+        return file.get_config(*arguments)
+
+
+def suite_of(file: ConfigFile) -> dict[str, list[str]]:
+    """What the file's `get_suite` returns: the runs by the names of their folders, and the arguments of the command.
+
+    Raises InputError if that is something else.
+    """
+    found = _called(file)
+    if not isinstance(found, dict) or not found:
+        raise InputError(f'--config={file.name}: get_suite must return a dict of runs')
+    for name, arguments in found.items():
+        if not isinstance(name, str) or Path(name).is_absolute() or '..' in Path(name).parts or not Path(name).name:
+            raise InputError(f'--config={file.name}: a run is called {name!r:.80}: must be the name of a folder')
+        if not isinstance(arguments, list) or not all(isinstance(each, str) for each in arguments):
+            raise InputError(f'--config={file.name}: of the run {name!r:.80}, get_suite must return a list of words')
+    return found
+
+
+def config_of(file: ConfigFile) -> ConfigDict:
+    """What the file's `get_config` returns; raises InputError if that is no ConfigDict of the fields that there are."""
+    if file.is_suite:
+        raise InputError(f'--config={file.name} is a suite: `python -m spot_jax.main` runs it, nothing else does')
+    path, config = find(file.name), _called(file)
+    with _told_in_one_line(file.name, path):
         if not isinstance(config, ConfigDict):
             raise InputError(
                 f'--config={file.name}: get_config returned a {type(config).__name__}; make the config by '

@@ -14,6 +14,7 @@ COMMAND = """\
 python -m spot_jax.main --config=FILE.py[:PRESET[,OPTION...]] [--workdir=DIR] [--config.FIELD=VALUE ...]
 
 Trains a population of policies on a dataset. The same command again resumes; with more steps it goes on from its end.
+Of a suite (experiments/suite.py), it makes every run.
 
   --config=FILE.py[:PRESET]  experiment file and preset; with --help, it tells of its presets
   --workdir=DIR              folder of the run; default: runs/FILE/PRESET
@@ -21,7 +22,8 @@ Trains a population of policies on a dataset. The same command again resumes; wi
   --distributed=HOSTS        shares the members out over hosts: auto (SLURM, ...) or COORDINATOR:PORT,HOSTS,HOST
   --help                     this text
 
-Exit status: 0, 2 for bad input, 3 if every member diverged, 130 or 143 if it was stopped."""
+Exit status: 0, 2 for bad input, 3 if every member diverged, 130 or 143 if it was stopped; of a suite
+1 if a run failed."""
 
 
 def _value(value: object) -> str:

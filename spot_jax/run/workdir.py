@@ -40,7 +40,7 @@ def open_workdir(config: ConfigDict, workdir: Path, sizes: tuple[int, int], sha2
         return None
     stored = read_config(workdir)
     before, ours = (json.loads(c.to_json()) for c in (stored, config))
-    theirs = _with_means(before, ours)
+    theirs = with_means(before, ours)
     if not _is_longer(theirs, ours):
         folder.refuse_another(theirs, ours, workdir)
     state = folder.resume(workdir, partial(check, stored, workdir))
@@ -57,7 +57,7 @@ def open_workdir(config: ConfigDict, workdir: Path, sizes: tuple[int, int], sha2
     return state
 
 
-def _with_means(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+def with_means(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
     """Their config with our means: how long an environment is waited for, say, may be changed in a resumed run."""
     return theirs | {
         group: theirs[group] | {name: ours[group][name] for name in names} for group, names in MEANS.items()

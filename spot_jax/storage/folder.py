@@ -20,6 +20,10 @@ FILES = ('metrics.csv', 'results.json')  # beside config.json
 FOLDERS = ('checkpoints', 'ring')
 
 
+class InUseError(InputError):
+    """Another process has the folder."""
+
+
 def _lock(workdir: Path) -> int | None:
     """Locks a folder; the file descriptor that holds it, None where the file system has no locks.
 
@@ -32,7 +36,7 @@ def _lock(workdir: Path) -> int | None:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise InputError(f'{workdir} is in use by another process: wait for it, or end it') from error
+                raise InUseError(f'{workdir} is in use by another process: wait for it, or end it') from error
             except OSError:  # NFS locks files that are open for writing, but no folders; others lock nothing
                 continue
             stack.pop_all()

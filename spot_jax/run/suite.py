@@ -1,0 +1,248 @@
+"""A suite: many runs, each in a process of its own by the command that one would type: a crash stays there."""
+
+import datetime
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any, NamedTuple
+
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from spot_jax.methods import METHODS, path_of
+from spot_jax.run.build import build
+from spot_jax.run.config import lookup
+from spot_jax.run.training import ALL_DIVERGED
+from spot_jax.run.workdir import read_config, with_means
+from spot_jax.storage.folder import InUseError, held, read_json, read_rows
+from spot_jax.system.errors import InputError, printable
+from spot_jax.system.workers import STOPS
+
+COMMAND = [sys.executable, '-m', 'spot_jax.main']
+POLL = 1.0  # seconds between two looks at how far a run is
+SOME_FAILED = 1  # exit status
+
+
+class Job(NamedTuple):
+    """One run of a suite."""
+
+    name: str
+    arguments: list[str]  # of the command
+    config: ConfigDict
+    workdir: Path
+
+    @property
+    def log(self) -> Path:
+        """Where what the run prints goes."""
+        return self.workdir.with_name(f'{self.workdir.name}.log')
+
+
+def is_finished(job: Job) -> bool:
+    """Whether the run has come to its end with this config. Not if it is damaged: the run itself tells of that."""
+    try:
+        stored, ours = (json.loads(c.to_json()) for c in (read_config(job.workdir), job.config))
+        found = read_json(job.workdir / 'results.json')['members']
+        done = [m['gradient_steps'] for m in found if m['status'] == 'completed']
+    except (InputError, LookupError, TypeError):
+        return False
+    steps = 0 if job.config.online.steps else job.config.offline.steps  # of a longer run, the results are of before
+    return with_means(stored, ours) == ours and all(n >= steps for n in done)
+
+
+def _phases(config: ConfigDict) -> dict[str, int]:
+    """The updates of each phase that the run goes through."""
+    restore = METHODS[config.method].restore
+    stages = build(config, 1, 1).stages
+    if restore and lookup(config, path_of(config.method, restore)) is not None:
+        stages = ()
+    offline = 0 if config.online.steps and config.online.restore else config.offline.steps
+    found = {stage.name: stage.num_steps for stage in stages}
+    return found | {'offline': offline, 'online': config.online.steps * config.online.updates_per_step}
+
+
+def total(job: Job) -> int:
+    """The updates of a run."""
+    return sum(_phases(job.config).values())
+
+
+def done(job: Job) -> int:
+    """The updates that a run has made so far, by its metrics.csv."""
+    phases = _phases(job.config)
+    try:
+        rows = read_rows(job.workdir)
+        phase, steps = (rows[-1]['phase'], int(rows[-1]['gradient_steps'])) if rows else ('', 0)
+    except (InputError, LookupError, ValueError):
+        return 0
+    names = list(phases)
+    before = sum(phases[name] for name in names[: names.index(phase)]) if phase in phases else 0
+    before -= phases['offline'] * (phase == 'online')  # its gradient steps count on from those
+    return min(before + steps, sum(phases.values()))
+
+
+class Progress:
+    """The updates of all runs: a line with their rate and the time left, where somebody can see it."""
+
+    def __init__(self, made: int, total: int):
+        self._left, self._made, self._start = total - made, 0, time.monotonic()
+        options: dict[str, Any] = {'unit': ' updates', 'disable': not sys.stdout.isatty(), 'smoothing': 0.02}
+        self._bar = tqdm(total=total, initial=made, **options)
+
+    def update(self, updates: int) -> None:
+        """So many more were made."""
+        self._left -= updates
+        self._made += updates
+        self._bar.update(updates)
+
+    def left(self) -> str:
+        """How long the rest takes at the rate so far, in words."""
+        if not self._made:
+            return 'an unknown time'
+        seconds = (time.monotonic() - self._start) / self._made * self._left
+        return f'about {datetime.timedelta(seconds=round(seconds))}'
+
+    def name(self, job: Job) -> None:
+        """The line tells of this run."""
+        self._bar.set_description(job.name)
+
+    def tell(self, text: str) -> None:
+        """A line of its own."""
+        self._bar.write(printable(text), file=sys.stdout)
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Leaves the line as it is."""
+        self._bar.close()
+
+
+class Suite:
+    """Runs jobs one after the other."""
+
+    def __init__(self, jobs: Sequence[Job]):
+        self.jobs = jobs
+        finished = [total(job) if is_finished(job) else done(job) for job in jobs]
+        self.progress = Progress(sum(finished), sum(map(total, jobs)))
+        self.stop_signal = 0
+        self.process: subprocess.Popen[bytes] | None = None
+        self.failed: list[str] = []
+        self.ended = 0
+
+    def handle_signal(self, number: int, frame: FrameType | None) -> None:
+        """Has the run that is at work write a checkpoint and stop; a second signal ends everything at once."""
+        del frame
+        self.stop_signal = number
+        signal.signal(number, signal.SIG_DFL)
+        if self.process is not None:
+            self.process.send_signal(number)
+
+    def stopping(self) -> bool:
+        """Whether a signal asked to."""
+        return self.stop_signal != 0
+
+    def _start(self, job: Job, log: IO[bytes]) -> None:
+        # In a session of its own, so that Ctrl-C comes from here alone: twice, it would end without a checkpoint.
+        # It goes on if this process is killed; a suite that is started again waits for it.
+        self.process = subprocess.Popen(
+            [*COMMAND, *job.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        if self.stop_signal:  # it came meanwhile
+            self.process.send_signal(self.stop_signal)
+
+    def _wait_for_others(self, job: Job) -> None:
+        """Waits while another process has the run: an earlier one that stops, or another host."""
+        told = False
+        while job.workdir.is_dir() and not self.stop_signal:
+            try:
+                with held(job.workdir):
+                    return
+            except InUseError:
+                if not told:
+                    self.progress.tell(f'{job.name}: another process is at it, waiting')
+                told = True
+                time.sleep(POLL)
+            except InputError:
+                return  # the run itself tells of it
+
+    def _run(self, job: Job) -> int:
+        """Runs a job; returns its exit status."""
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        with job.log.open('ab') as log:
+            self._start(job, log)
+            assert self.process is not None
+            before = done(job)
+            while self.process.poll() is None:
+                time.sleep(POLL)
+                now = done(job)
+                self.progress.update(now - before)
+                before = now
+        status = self.process.returncode
+        self.process = None
+        if not self.stop_signal:
+            self.progress.update(total(job) - before)  # also of one that failed: nothing is left of it
+        return status
+
+    def _tell(self, job: Job, status: int) -> None:
+        words = {0: 'finished', ALL_DIVERGED: 'finished, all of its members diverged'}
+        text = words.get(status, f'failed with status {status} ({_last_line(job.log)}; {job.log} tells more)')
+        if status not in words:
+            self.failed.append(job.name)
+        text += f'; {self.ended} of {len(self.jobs)} runs have ended'
+        text += f', {self.progress.left()} left' * (self.ended < len(self.jobs))
+        self.progress.tell(f'{job.name} {text}')
+
+    def run(self) -> int:
+        """Runs all jobs that are not finished; returns 0, 1 if one failed, or 128 + the number of a signal to stop."""
+        before = {number: signal.signal(number, self.handle_signal) for number in STOPS}
+        try:
+            for job in self.jobs:
+                self._wait_for_others(job)
+                if self.stopping():
+                    break
+                self.ended += 1
+                if is_finished(job):
+                    continue
+                self.progress.name(job)
+                status = self._run(job)
+                if self.stopping():
+                    break
+                self._tell(job, status)
+        finally:
+            self.progress.close()
+            for number, old in before.items():
+                signal.signal(number, old)
+        if self.stop_signal:
+            print('stopped: the same command goes on')
+            return 128 + self.stop_signal
+        print(f'{len(self.jobs) - len(self.failed)} of {len(self.jobs)} runs finished')
+        return SOME_FAILED if self.failed else 0
+
+
+def run(jobs: Sequence[Job]) -> int:
+    """Runs a suite, or goes on with it, and prints how each run ended; returns the exit status of `Suite.run`."""
+    require_no_two(jobs)
+    return Suite(jobs).run()
+
+
+def require_no_two(jobs: Sequence[Job]) -> None:
+    """Raises InputError if two runs have one folder."""
+    places = [os.path.realpath(job.workdir) for job in jobs]
+    for job, place in zip(jobs, places, strict=True):
+        if places.count(place) > 1:
+            raise InputError(f'{job.workdir} is the folder of several runs of the suite: name each once')
+
+
+def _last_line(path: Path) -> str:
+    """The last line that is no blank; of a long log, of its end."""
+    with path.open('rb') as file:
+        file.seek(max(0, path.stat().st_size - 4096))
+        lines = [line.strip() for line in file.read().decode(errors='replace').splitlines() if line.strip()]
+    return lines[-1][:200] if lines else 'it printed nothing'

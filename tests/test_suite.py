@@ -1,0 +1,208 @@
+"""Suites: what runs, what is skipped, what fails without ending the rest. A command pretends to make the runs."""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import pytest
+from made_up import make_run
+from tiny import tiny
+
+from experiments import antmaze, mujoco, pointmaze
+from experiments import suite as experiment
+from spot_jax import main
+from spot_jax.methods import METHODS
+from spot_jax.run import config_files, suite
+from spot_jax.storage.folder import held
+from spot_jax.system.errors import InputError
+
+PRETENDS = """
+import os, pathlib, shutil, signal, sys, time
+workdir = pathlib.Path(sys.argv[-1].removeprefix('--workdir='))
+here = pathlib.Path(__file__).parent
+with (here / 'started').open('a') as file:
+    file.write(workdir.name + '\\n')
+if workdir.name == 'crash' and not (here / 'mended').exists():
+    os.kill(os.getpid(), signal.SIGSEGV)
+if workdir.name == 'bad' and not (here / 'mended').exists():
+    print('error: nothing\\x1b here\\n')
+    sys.exit(2)
+if workdir.name == 'slow':
+    def stop(number, frame):
+        (here / 'checkpoint').touch()
+        sys.exit(128 + number)
+    signal.signal(signal.SIGTERM, stop)
+    (here / 'ready').touch()
+    time.sleep(60)
+shutil.copytree(here / 'runs' / workdir.name, workdir, dirs_exist_ok=True)
+sys.exit(3 if workdir.name == 'diverged' else 0)
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with a command that pretends to run, and what its runs come to."""
+    (tmp_path / 'one.py').write_text('from tiny import tiny\nget_config = tiny\n')
+    (tmp_path / 'pretends.py').write_text(PRETENDS)
+    monkeypatch.setattr(suite, 'COMMAND', [sys.executable, str(tmp_path / 'pretends.py')])
+    monkeypatch.setattr(suite, 'POLL', 0.02)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def cli(place, names, *arguments):
+    found = {name: ['--config=one.py'] for name in names}
+    (place / 'suite.py').write_text(f'def get_suite(name="a"):\n    return {found!r}\n')
+    return main.cli(['main', '--config=suite.py', '--workdir=out', *arguments])
+
+
+def started(place):
+    lines = (place / 'started').read_text().split() if (place / 'started').exists() else []
+    (place / 'started').unlink(missing_ok=True)
+    return lines
+
+
+def test_what_fails_does_not_end_the_suite_and_what_is_finished_is_skipped(place, capsys):
+    names = ['good', 'crash', 'bad', 'diverged', 'last']
+    for name in names:
+        make_run(place / 'runs' / name, [0.0, 0.5], diverged=[0, 1] if name == 'diverged' else ())
+    assert cli(place, names) == 1
+    assert started(place) == names
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(';')[0] for line in lines] == [
+        'good finished',
+        'crash failed with status -11 (it printed nothing',
+        r'bad failed with status 2 (error: nothing\x1b here',
+        'diverged finished, all of its members diverged',
+        'last finished',
+        '3 of 5 runs finished',
+    ]
+    assert '; 4 of 5 runs have ended, about 0:00:0' in lines[3]
+    (place / 'mended').touch()
+    assert cli(place, names) == 0
+    assert started(place) == ['crash', 'bad']
+    assert cli(place, names) == 0
+    assert started(place) == []
+    assert cli(place, names, '--config.offline.steps=60', '--config.part=1,2') == 0  # longer: none is finished
+    assert started(place) == ['crash', 'diverged']
+    with (place / 'out' / 'good.log').open('rb') as log:
+        assert log.read() == b''
+
+
+def test_a_signal_is_passed_on_once_and_ends_the_suite(place, capsys):
+    def send():
+        while not (place / 'ready').exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    threading.Thread(target=send, daemon=True).start()
+    make_run(place / 'runs' / 'last', [0.0, 0.5])
+    assert cli(place, ['slow', 'last']) == 143
+    assert (place / 'checkpoint').exists()
+    assert started(place) == ['slow']
+    assert capsys.readouterr().out == 'stopped: the same command goes on\n'
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_run_that_another_process_has_is_waited_for(place, capsys):
+    make_run(place / 'runs' / 'good', [0.0, 0.5])
+    (place / 'out' / 'good').mkdir(parents=True)
+    release = threading.Event()
+
+    def hold():
+        with held(place / 'out' / 'good'):
+            held_now.set()
+            release.wait(10)
+
+    held_now = threading.Event()
+    holder = threading.Thread(target=hold, daemon=True)
+    holder.start()
+    held_now.wait(10)
+    threading.Timer(0.3, release.set).start()
+    assert cli(place, ['good']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == 'good: another process is at it, waiting'
+    assert lines[-1] == '1 of 1 runs finished'
+
+
+def test_how_far_a_run_is(tmp_path):
+    config = make_run(tmp_path / 'run', [0.0, 0.5], finished=False)
+    job = suite.Job('run', [], config, tmp_path / 'run')
+    assert suite.total(job) == 60  # 20 of the CVAE
+    assert suite.done(job) == 40
+    assert not suite.is_finished(job)
+    assert suite.done(job._replace(workdir=tmp_path)) == 0
+    restored = tiny(**{'cvae.restore': 'a', 'online.steps': 10, 'online.updates_per_step': 3})
+    assert suite.total(job._replace(config=restored)) == 40 + 30
+    rows = (tmp_path / 'run' / 'metrics.csv').read_text().splitlines()
+    (tmp_path / 'run' / 'metrics.csv').write_text('\n'.join([*rows, rows[-1].replace('offline,20', 'online,58'), '']))
+    assert suite.done(job._replace(config=restored)) == 58
+    finished = make_run(tmp_path / 'finished', [0.0, 0.5])
+    job = suite.Job('finished', [], finished, tmp_path / 'finished')
+    assert suite.is_finished(job)
+    assert suite.is_finished(job._replace(config=tiny(**{'evaluation.timeout': 3.0})))  # changes no result
+    for changes in ({'tau': 0.1}, {'offline.steps': 60}):
+        assert not suite.is_finished(job._replace(config=tiny(**changes)))
+
+
+def test_suites_of_the_repository():
+    found = main.jobs(['main', '--config=experiments/suite.py:pointmaze', '--config.offline.steps=8', '--workdir=w'])
+    assert len(found) == 3 * len(METHODS)
+    name, words, config, workdir = found[1]
+    assert (name, str(workdir)) == ('umaze/bc', 'w/umaze/bc')
+    assert words == [
+        '--config=experiments/pointmaze.py:umaze,bc',
+        '--config.seeds=0,1,2,3',
+        '--config.offline.steps=8',
+        '--workdir=w/umaze/bc',
+    ]
+    assert (config.method, config.dataset_id) == ('bc', 'spot_jax/pointmaze/umaze-v0')
+    assert config.offline.steps == 8
+    for name, module in (('pointmaze', pointmaze), ('antmaze', antmaze), ('mujoco', mujoco)):
+        assert sorted(experiment.TASKS[name]) == sorted(module.PRESETS)
+    assert [job[0] for job in main.jobs(['main', '--config=experiments/suite.py'])] == [
+        'umaze/spot',
+        'umaze/bc',
+        'umaze/td3_bc',
+    ]
+    with pytest.raises(InputError, match='is a suite'):
+        config_files.read_config('experiments/suite.py')
+
+
+@pytest.mark.parametrize(
+    ('returns', 'words'),
+    [
+        ('[]', 'must return a dict of runs'),
+        ('{}', 'must return a dict of runs'),
+        ("{'/a': []}", "a run is called '/a'"),
+        ("{'b/../../a': []}", 'must be the name of a folder'),
+        ("{'a': '--config=one.py'}", "of the run 'a', get_suite must return a list of words"),
+        ("{'a': []}", 'a: --config=FILE.py[:PRESET] is needed'),
+        ("{'a': ['--config=one.py', '--config.tao=1']}", 'a: config.tao: there is no such field'),
+        ("{'a': ['--config=one.py'], './a': ['--config=one.py']}", 'is the folder of several runs'),
+        ('1 / 0', 'line 1: ZeroDivisionError'),
+    ],
+)
+def test_a_bad_suite_is_one_line_before_any_run(place, capsys, returns, words):
+    (place / 'suite.py').write_text(f'get_suite = lambda: {returns}\n')
+    assert main.cli(['main', '--config=suite.py', '--workdir=out']) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+    assert not (place / 'out').exists()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (['--distributed=auto'], 'a suite is shared out by --config.part=K,N'),
+        (['--config.part=2,2'], 'parts are numbered from 0 to 1'),
+        (['--config.tau=x'], 'config.tau'),
+    ],
+)
+def test_bad_arguments_of_a_suite(place, capsys, arguments, words):
+    assert cli(place, ['good'], *arguments) == 2
+    assert words in capsys.readouterr().err
+    assert started(place) == []

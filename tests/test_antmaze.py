@@ -160,6 +160,18 @@ def test_waypoints_are_noisy_and_actions_are_samples(monkeypatch):
         np.testing.assert_array_equal(walked(cell, goal)[1], np.tile(goal, (limit, 1)))
 
 
+def test_the_ant_goes_by_the_middle_of_every_cell_on_its_way():
+    """So data that lead past the evaluation's goal go over it, and do not cut its corner."""
+    env = driver.ant_maze('UMaze')
+    env.reset(seed=0, options={'reset_cell': np.array((1, 1))})
+    goal = centre(ANT_MAZES['UMaze'], (3, 2))
+    walk = driver.walk(env, behavior.load('ant'), goal, 400, np.random.default_rng(0))
+    passed = [np.abs(walk.qpos[:, :2] - centre(ANT_MAZES['UMaze'], c)).max(1) for c in ((1, 2), (1, 3), (2, 3), (3, 3))]
+    assert max(distances.min() for distances in passed) <= 0.5
+    assert sorted(firsts := [np.argmax(distances <= 0.5) for distances in passed]) == firsts
+    assert walk.near(goal).any()
+
+
 def test_sets_of_older_recipes_are_used_but_no_more_are_made(store, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('MINARI_DATASETS_PATH', str(tmp_path))
     old = PLAY.replace('-v1', '-v0')

@@ -43,8 +43,8 @@ def cell_of(maze: Any, position: np.ndarray) -> Cell:
 def walk(env: gym.Env, policy: Policy, goal: np.ndarray, limit: int, rng: np.random.Generator) -> Walk:
     """Walks to a goal [2] from wherever the ant is, and stays about it, for `limit` steps.
 
-    The waypoint is the centre of the next cell, with new noise at every step; in the goal's cell and beside it, the
-    goal. Actions are samples of the policy, with noise.
+    The waypoint is the centre of the next cell, with new noise at every step, until the ant is where the noise may put
+    it; next to the goal's cell, it is the goal. Actions are samples of the policy, with noise.
     """
     maze, ant = env.unwrapped.maze, env.unwrapped.ant_env
     goal_cell = cell_of(maze, goal)
@@ -52,10 +52,15 @@ def walk(env: gym.Env, policy: Policy, goal: np.ndarray, limit: int, rng: np.ran
     centres = {cell: maze.cell_rowcol_to_xy(np.array(cell)) for cell in following.values()}
     qpos, qvel = [ant.data.qpos.copy()], [ant.data.qvel.copy()]
     actions: list[np.ndarray] = []
-    ahead = goal_cell
+    here = cell_of(maze, qpos[-1][:2])
     for _ in range(limit):
         position, observation = qpos[-1][:2], np.concatenate([qpos[-1][2:], qvel[-1]])
-        ahead = following.get(cell_of(maze, position), ahead)
+        cell, ahead = cell_of(maze, position), following[here]
+        if np.abs(position - centres[ahead]).max() <= WAYPOINT_NOISE:
+            here = ahead
+        elif cell not in (here, ahead) and cell in following:  # it has strayed
+            here = cell
+        ahead = following[here]
         noise = rng.uniform(-WAYPOINT_NOISE, WAYPOINT_NOISE, 2)
         waypoint = goal if ahead == goal_cell else centres[ahead] + noise
         features, quarters = goal_features(observation, bearing(position, waypoint))

@@ -59,7 +59,9 @@ def draw_rollouts(panels: Sequence[Rollouts]) -> Figure:
         starts = np.array([path[0] for path in panel.paths])
         axes.scatter(starts[:, 0], starts[:, 1], s=10, c='black', linewidths=0, zorder=3)
         if panel.own_goals is not None:
-            axes.scatter(panel.own_goals[:, 0], panel.own_goals[:, 1], s=30, c=GOAL, marker='x', zorder=3)
+            axes.scatter(
+                panel.own_goals[:, 0], panel.own_goals[:, 1], s=12, c=GOAL, marker='x', linewidths=0.8, zorder=2.5
+            )
         axes.set_xlim(-maze.x_map_center, maze.x_map_center)
         axes.set_ylim(-maze.y_map_center, maze.y_map_center)
         axes.set_aspect('equal')

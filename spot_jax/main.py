@@ -161,8 +161,9 @@ def cli(argv: list[str]) -> int:
         several = jobs(argv)
         if several is not None:
             from spot_jax.run import suite
+            from spot_jax.run.jobs import Job
 
-            return suite.run([suite.Job(*each) for each in several])
+            return suite.run([Job(*each) for each in several])
         config, workdir = parse(argv)
         import jax
 

@@ -90,10 +90,13 @@ def test_settings_of_a_method_are_not_averaged_and_seeds_of_one_are(tmp_path):
     make_run(tmp_path / 'grid', [0.0, 1.0, 0.5, 1.0], seeds=(0, 1), **{'grid.regularizer_weight': (0.5, 0.1)})
     make_run(tmp_path / 'more_seeds', [0.5, 1.0], seeds=(1, 2), **{'regularizer.weight': 0.5})
     make_run(tmp_path / 'means', [1.0], seeds=(3,), **{'regularizer.weight': 0.5, 'log_interval': 4, 'bc.actor_lr': 1})
+    (row,), _ = rows_of(tmp_path / 'grid')
+    assert list(row.compared) == ['SPOT, regularizer.weight=0.1', 'SPOT, regularizer.weight=0.5']
     (row,), problems = rows_of(tmp_path)
-    assert list(row.groups) == ['SPOT, regularizer.weight=0.1', 'SPOT, regularizer.weight=0.5']
+    assert list(row.groups) == ['SPOT, regularizer.weight=0.1', 'SPOT']  # the others' setting stands for the method
+    assert list(row.compared) == ['SPOT']
     np.testing.assert_array_equal(row.groups['SPOT, regularizer.weight=0.1'].scores('success_rate'), [100, 100])
-    found = row.groups['SPOT, regularizer.weight=0.5']
+    found = row.groups['SPOT']
     assert [e.policy.member.seed for e in found.entries] == [0, 1, 2, 3]
     np.testing.assert_array_equal(found.scores('success_rate'), [0, 50, 100, 100])
     assert problems == ['more_seeds: seed 1 of SPOT is in grid already, with the same settings']
@@ -102,6 +105,13 @@ def test_settings_of_a_method_are_not_averaged_and_seeds_of_one_are(tmp_path):
     assert section.tables[0].rows[0][1:3] == ['75.0', f'{100 * 14 / 15 + 50 / 15:.1f}']
     (pictures,) = tuning.sensitivity([row])
     assert list(pictures.pictures) == ['sensitivity_1_spot_regularizer_weight']
+    assert pictures.tables[0].rows == [
+        [UMAZE, 'SPOT', 'regularizer.weight=0.1', '2', '100.0 ± 0.0'],
+        [UMAZE, 'SPOT', 'regularizer.weight=0.5', '4', '62.5 ± 47.9'],
+    ]
+    make_run(tmp_path / 'another', [1.0], **{'regularizer.weight': 1.0})
+    (row,), _ = rows_of(tmp_path)
+    assert list(row.compared) == ['SPOT, regularizer.weight=0.5', 'SPOT, regularizer.weight=1']
 
 
 def test_parts_of_a_run_are_one(tmp_path):

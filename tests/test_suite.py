@@ -14,7 +14,7 @@ from experiments import antmaze, mujoco, pointmaze
 from experiments import suite as experiment
 from spot_jax import main
 from spot_jax.methods import METHODS
-from spot_jax.run import config_files, suite
+from spot_jax.run import config_files, jobs, suite
 from spot_jax.storage.folder import held
 from spot_jax.system.errors import InputError
 
@@ -130,22 +130,22 @@ def test_a_run_that_another_process_has_is_waited_for(place, capsys):
 
 def test_how_far_a_run_is(tmp_path):
     config = make_run(tmp_path / 'run', [0.0, 0.5], finished=False)
-    job = suite.Job('run', [], config, tmp_path / 'run')
-    assert suite.total(job) == 60  # 20 of the CVAE
-    assert suite.done(job) == 40
-    assert not suite.is_finished(job)
-    assert suite.done(job._replace(workdir=tmp_path)) == 0
+    job = jobs.Job('run', [], config, tmp_path / 'run')
+    assert jobs.total(job) == 60  # 20 of the CVAE
+    assert jobs.done(job) == 40
+    assert not jobs.is_finished(job)
+    assert jobs.done(job._replace(workdir=tmp_path)) == 0
     restored = tiny(**{'cvae.restore': 'a', 'online.steps': 10, 'online.updates_per_step': 3})
-    assert suite.total(job._replace(config=restored)) == 40 + 30
+    assert jobs.total(job._replace(config=restored)) == 40 + 30
     rows = (tmp_path / 'run' / 'metrics.csv').read_text().splitlines()
     (tmp_path / 'run' / 'metrics.csv').write_text('\n'.join([*rows, rows[-1].replace('offline,20', 'online,58'), '']))
-    assert suite.done(job._replace(config=restored)) == 58
+    assert jobs.done(job._replace(config=restored)) == 58
     finished = make_run(tmp_path / 'finished', [0.0, 0.5])
-    job = suite.Job('finished', [], finished, tmp_path / 'finished')
-    assert suite.is_finished(job)
-    assert suite.is_finished(job._replace(config=tiny(**{'evaluation.timeout': 3.0})))  # changes no result
+    job = jobs.Job('finished', [], finished, tmp_path / 'finished')
+    assert jobs.is_finished(job)
+    assert jobs.is_finished(job._replace(config=tiny(**{'evaluation.timeout': 3.0})))  # changes no result
     for changes in ({'tau': 0.1}, {'offline.steps': 60}):
-        assert not suite.is_finished(job._replace(config=tiny(**changes)))
+        assert not jobs.is_finished(job._replace(config=tiny(**changes)))
 
 
 def test_suites_of_the_repository():

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from spot_jax.pictures.style import COLORS, LINE_STYLES, legend, plain
 
 WIDTH = 5.0  # inches: letters can still be read where the picture is as wide as a phone
+MAX_BANDS = 6  # more hide each other
 
 
 class Band(NamedTuple):
@@ -51,13 +52,13 @@ def draw_intervals(labels: Sequence[str], estimates: Sequence[Any], xlabel: str)
 def draw_bands(
     bands: Sequence[Band], xlabel: str, ylabel: str, ylim: tuple[float, float] | None = None, title: str = ''
 ) -> Figure:
-    """Curves, with their bands."""
+    """Curves, with their bands if they are few."""
     figure = Figure(layout='constrained')
     axes = figure.add_subplot()
     plain(axes)
     handles: list[Any] = []
     for band, style in zip(bands, _styles(len(bands)), strict=True):
-        if band.low is not None and band.high is not None:
+        if band.low is not None and band.high is not None and len(bands) <= MAX_BANDS:
             axes.fill_between(band.x, band.low, band.high, color=style['color'], alpha=0.12, linewidth=0)
         marker = 'o' if len(band.x) <= 12 else ''
         handles += axes.plot(band.x, band.value, label=band.label, marker=marker, markersize=4, **style)

@@ -1,14 +1,14 @@
 """Which policies may be compared: those of one task in a row, those of one method and setting in a column of it."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from spot_jax.data.load import Selection
 from spot_jax.methods import METHODS, hyperparameters, path_of
 from spot_jax.population.members import Member
-from spot_jax.report.collect import SCORES, Collected, Policy, Run
+from spot_jax.report.collect import Collected
+from spot_jax.report.read import SCORES, Run
+from spot_jax.report.rows import Entry, Facts, Row, grouped, labelled, told_apart
 from spot_jax.run.config import lookup
 from spot_jax.run.effects import covers, read_paths
 from spot_jax.run.training import selection_of
@@ -19,54 +19,6 @@ EVALUATION = ('evaluation.episodes', 'evaluation.seed', 'evaluation.max_episode_
 # What changes no result, or is told of by the members.
 ASIDE = ('seeds', 'part', 'grid', 'method', 'log_interval', 'checkpoint', 'evaluation', 'online.workers')
 SIZES = ('umaze', 'medium', 'large')  # the order of mazes
-# The poster's order, with what it lacks in between; others come first.
-ORDER = ['BC', '%BC', 'BCQ', 'BEAR', 'AWAC', 'DT', 'Onestep', 'TD3+BC', 'PLAS', 'PLAS+P', 'CQL', 'Cal-QL', 'IQL']
-ORDER += ['ReBRAC', 'SPOT']
-UNITS = {'normalized_score': 'normalised score', 'success_rate': 'success, %', 'return': 'return'}
-
-Facts = tuple[tuple[str, Any], ...]  # names to values, sorted
-
-
-class Entry(NamedTuple):
-    """A policy and what it is of."""
-
-    run: Run
-    policy: Policy
-    task: Facts
-    setting: Facts  # all that its learning depends on
-
-
-class Group(NamedTuple):
-    """The seeds of one method and setting on one task."""
-
-    label: str
-    title: str  # the method's
-    setting: dict[str, Any]
-    entries: list[Entry]  # by their seeds
-
-    def scores(self, metric: str) -> np.ndarray:
-        """Those of the seeds that did not diverge and were evaluated; success in percent."""
-        found = [e.policy.scores[metric] for e in self.entries if not e.policy.diverged]
-        return np.array([x for x in found if x is not None]) * (100 if metric == 'success_rate' else 1)
-
-    @property
-    def num_diverged(self) -> int:
-        """How many seeds did."""
-        return sum(e.policy.diverged for e in self.entries)
-
-
-class Row(NamedTuple):
-    """All that is known of one task."""
-
-    label: str
-    facts: dict[str, Any]
-    metric: str  # of SCORES
-    groups: dict[str, Group]  # by their labels
-
-    @property
-    def fine_tuned(self) -> bool:
-        """Whether its policies went on online."""
-        return self.facts['online.steps'] > 0
 
 
 def _plain(value: Any) -> Any:
@@ -108,23 +60,6 @@ def _setting(run: Run, member: Member) -> Facts:
     return tuple(sorted((facts | {paths[name]: value for name, value in member.hyperparameters.items()}).items()))
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f'{value:.6g}'
-    return ','.join(map(_text, value)) if isinstance(value, tuple) else str(value)
-
-
-def told_apart(facts: list[dict[str, Any]]) -> list[str]:
-    """For each of several sets of facts, those that differ among them, in words."""
-    names = sorted({name for each in facts for name in each})
-    differ = [name for name in names if len({each.get(name) for each in facts}) > 1]
-    return [', '.join(f'{name}={_text(each[name])}' for name in differ if name in each) for each in facts]
-
-
-def _labelled(beginning: str, rest: str) -> str:
-    return ', '.join(filter(None, [beginning, rest]))
-
-
 def _titles(runs: Iterable[Run]) -> dict[str, str]:
     """What to call the method of each run, by the run's name: two methods with one title are told apart."""
     methods: dict[str, set[str]] = {}
@@ -133,31 +68,10 @@ def _titles(runs: Iterable[Run]) -> dict[str, str]:
     return {run.name: run.title + f' ({run.config.method})' * (len(methods[run.title]) > 1) for run in runs}
 
 
-def _groups(entries: list[Entry], titles: Mapping[str, str]) -> dict[str, Group]:
-    settings: dict[tuple[str, Facts], list[Entry]] = {}
-    for entry in entries:
-        settings.setdefault((titles[entry.run.name], entry.setting), []).append(entry)
-    found = []
-    for title in {title for title, _ in settings}:
-        own = sorted((setting for other, setting in settings if other == title), key=repr)
-        for setting, rest in zip(own, told_apart([dict(each) for each in own]), strict=True):
-            seeds = sorted(settings[title, setting], key=lambda e: e.policy.member.seed)
-            found.append(Group(_labelled(title, rest), title, dict(setting), seeds))
-    return {group.label: group for group in sorted(found, key=group_order)}
-
-
-def group_order(group: Group) -> tuple[int, str, list[tuple[str, float | str]]]:
-    """The poster's order of methods; the settings of one by their values."""
-    name = group.title.partition(' (')[0]
-    place = ORDER.index(name) if name in ORDER else -1
-    values = [(name, value if isinstance(value, int | float) else 0.0) for name, value in sorted(group.setting.items())]
-    return place, group.title, values  # type: ignore[return-value]
-
-
 def _task_order(facts: Mapping[str, Any]) -> tuple[Any, ...]:
     name = facts['dataset_id']
     size = next((i for i, word in enumerate(SIZES) if word in name.partition('maze/')[2]), len(SIZES))
-    return facts['task'], name.partition('maze/')[0], size, name, repr(sorted(facts.items(), key=repr))
+    return _kind(facts)[1], facts['task'], name.partition('maze/')[0], size, name, repr(sorted(facts.items(), key=repr))
 
 
 def _kind(facts: Mapping[str, Any]) -> tuple[str, bool]:
@@ -196,20 +110,5 @@ def compare(collected: Collected) -> tuple[list[Row], list[str]]:
             problems.append(f'runs on {name} differ in {", ".join(what)}: they are in {len(own)} rows, not compared')
         for each, label in zip(own, labels, strict=True):
             entries = tasks[tuple(sorted(each.items()))]
-            rows.append(Row(_labelled(name, label), each, _metric(entries), _groups(entries, titles)))
+            rows.append(Row(labelled(name, label), each, _metric(entries), grouped(entries, titles)))
     return rows, problems
-
-
-def unit(row: Row) -> str:
-    """What a row's scores are, in words."""
-    return UNITS[row.metric]
-
-
-def ylim(row: Row) -> tuple[float, float] | None:
-    """What an axis of its scores spans; None: what the scores do."""
-    return (0, 100) if row.metric == 'success_rate' else None
-
-
-def is_scaled(row: Row) -> bool:
-    """Whether its scores may be pooled with those of other tasks: raw returns may not."""
-    return row.metric != 'return'

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 
 from spot_jax.pictures.style import png
-from spot_jax.report.collect import Run
+from spot_jax.report.read import Run
 from spot_jax.report.runs import command
 from spot_jax.report.scores import Section
 from spot_jax.report.tables import FORMATS, Table, markdown

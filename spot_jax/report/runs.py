@@ -8,8 +8,8 @@ import numpy as np
 
 from spot_jax.pictures.comparisons import WIDTH
 from spot_jax.pictures.curves import Curve, draw_curves, draw_panels, learning_curves
-from spot_jax.report.collect import Run
-from spot_jax.report.compare import Group, Row
+from spot_jax.report.read import Run
+from spot_jax.report.rows import Group, Row
 from spot_jax.report.scores import Section
 from spot_jax.report.tables import ABSENT, Table, number
 from spot_jax.run.config import default_config, lookup, members
@@ -55,7 +55,7 @@ def curves(rows: Sequence[Row]) -> tuple[list[Section], list[str]]:
     pictures, problems = {}, []
     for number_, row in enumerate(rows):
         metric, found = f'evaluation/{row.metric}', []
-        for group in row.groups.values():
+        for group in row.compared.values():
             try:
                 found += _curve(group, metric)
             except (KeyError, TypeError, ValueError):
@@ -65,7 +65,9 @@ def curves(rows: Sequence[Row]) -> tuple[list[Section], list[str]]:
                 )
         if any(len(curve.steps) > 1 for curve in found):  # else the tables say it all
             draw = draw_curves if len(found) <= MAX_TOGETHER else draw_panels
-            pictures[f'learning_curves_{number_ + 1}'] = draw(found, metric, row.label, WIDTH)
+            pictures[f'learning_curves_{number_ + 1}'] = draw(
+                found, metric, f'{row.label}{", fine-tuned" * row.fine_tuned}', WIDTH
+            )
     return [Section('Learning curves', '', [], pictures)] if pictures else [], problems
 
 

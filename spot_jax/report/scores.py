@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 
 from spot_jax.pictures.comparisons import Band, draw_bands, draw_intervals
 from spot_jax.report import statistics
-from spot_jax.report.compare import Group, Row, group_order, is_scaled, unit
+from spot_jax.report.rows import Group, Row, group_order, is_scaled, unit
 from spot_jax.report.tables import ABSENT, Table, best_of_row, number, with_interval, with_spread, with_totals
 
 PUBLISHED = Path(__file__).with_name('published.json')
@@ -29,7 +30,7 @@ class Section(NamedTuple):
 
 def columns_of(rows: Sequence[Row]) -> list[str]:
     """The labels of all methods and settings, in the poster's order."""
-    groups = {label: group for row in rows for label, group in row.groups.items()}
+    groups = {label: group for row in rows for label, group in row.compared.items()}
     return sorted(groups, key=lambda label: group_order(groups[label]))
 
 
@@ -46,7 +47,7 @@ def _remarks(group: Group, usual: int) -> str:
 
 
 def _usual(rows: Sequence[Row]) -> int:
-    return Counter(len(group.entries) for row in rows for group in row.groups.values()).most_common(1)[0][0]
+    return Counter(len(group.entries) for row in rows for group in row.compared.values()).most_common(1)[0][0]
 
 
 def cell(group: Group | None, scores: np.ndarray, usual: int) -> str:
@@ -64,7 +65,7 @@ def score_table(rows: Sequence[Row]) -> Table:
     values = np.full((len(rows), len(labels)), np.nan)
     best: set[tuple[int, int]] = set()
     for i, row in enumerate(rows):
-        groups = [row.groups.get(label) for label in labels]
+        groups = [row.compared.get(label) for label in labels]
         scores = [np.empty(0) if group is None else group.scores(row.metric) for group in groups]
         cells.append([f'{row.label} ({unit(row)})', *(cell(*each, usual) for each in zip(groups, scores, strict=True))])
         whole = [is_whole(group, row.metric) for group in groups]
@@ -82,32 +83,42 @@ def score_table(rows: Sequence[Row]) -> Table:
 
 
 def blocks(rows: Sequence[Row]) -> list[tuple[list[Row], list[str]]]:
-    """Sets of tasks, with those methods that have whole groups on all of them: the largest first.
+    """The most tasks that two methods have whole groups on, and those that most methods have, with these methods.
 
-    A set is what some method has; one that no two methods share is left out.
+    A set of tasks is what some method has. The two may be one, and there may be none.
     """
     rows = [row for row in rows if is_scaled(row)]
     have = {
-        label: tuple(i for i, row in enumerate(rows) if is_whole(row.groups.get(label), row.metric))
+        label: tuple(i for i, row in enumerate(rows) if is_whole(row.compared.get(label), row.metric))
         for label in columns_of(rows)
     }
     sets = sorted({tasks for tasks in have.values() if tasks}, key=lambda tasks: (-len(tasks), tasks))
     found = [(tasks, [label for label in have if set(tasks) <= set(have[label])]) for tasks in sets]
-    return [([rows[i] for i in tasks], labels) for tasks, labels in found if len(labels) > 1]
+    shared = [([rows[i] for i in tasks], labels) for tasks, labels in found if len(labels) > 1]
+    return shared[:1] + [each for each in shared[1:] if len(each[1]) == max(len(labels) for _, labels in shared)][:1]
+
+
+def _improvement(scores: dict[str, list[np.ndarray]]) -> list[list[str]]:
+    """The probability of each method's improvement on each other; the other way round it is the rest to one."""
+    found: dict[tuple[str, str], str] = {}
+    for (ours, a), (theirs, b) in combinations(scores.items(), 2):
+        value, low, high = statistics.probability_of_improvement(a, b)
+        found[ours, theirs] = with_interval(value, low, high, 2)
+        rest = (None, None) if low is None else (1 - high, 1 - low)
+        found[theirs, ours] = with_interval(1 - value, rest[0], rest[1], 2)
+    return [[label, *(found.get((label, other), ABSENT) for other in scores)] for label in scores]
 
 
 def aggregates(rows: Sequence[Row], labels: Sequence[str], suffix: str) -> Section:
     """Statistics over tasks of methods that have all of them."""
-    scores = {label: [row.groups[label].scores(row.metric) for row in rows] for label in labels}
-    cells, improvement, middle, profiles = [], [], [], []
+    scores = {label: [row.compared[label].scores(row.metric) for row in rows] for label in labels}
+    cells, middle, profiles = [], [], []
     for label, own in scores.items():
         mean, iqm = statistics.mean(own), statistics.interquartile_mean(own)
         middle.append(iqm)
         seeds = '/'.join(dict.fromkeys(str(len(values)) for values in own))
         cells.append([label, seeds, with_interval(*mean), with_interval(*iqm)])
         profiles.append(Band(label, THRESHOLDS, *statistics.performance_profile(own, THRESHOLDS)))
-        pairs = [None if o == label else statistics.probability_of_improvement(own, scores[o]) for o in labels]
-        improvement.append([label, *(ABSENT if p is None else with_interval(*p, digits=2) for p in pairs)])
     best = {(i, 3) for i in best_of_row([float(each.value) for each in middle])}
     names = ', '.join(row.label for row in rows)
     interval = f'[ ]: {statistics.LEVEL:.0%} interval of a bootstrap within each task'
@@ -116,8 +127,8 @@ def aggregates(rows: Sequence[Row], labels: Sequence[str], suffix: str) -> Secti
     more = f'Scores of the last evaluation ({units}). {interval}; none of a method with one seed of a task.'
     return Section(
         f'{len(labels)} methods {where}',
-        f'Tasks: {names}. Interquartile mean: of the middle half of all scores. Profile: the share of seeds that score '
-        'more than τ.',
+        f'Methods with a score of every seed on {names}. Interquartile mean: of the middle half of all scores. '
+        'Profile: the share of seeds that score more than τ.',
         [
             Table(
                 f'aggregates{suffix}',
@@ -132,7 +143,7 @@ def aggregates(rows: Sequence[Row], labels: Sequence[str], suffix: str) -> Secti
                 'Probability of improvement',
                 f"How probably a seed of the row's method scores more than one of the column's, ties half. {interval}.",
                 ['method', *labels],
-                improvement,
+                _improvement(scores),
             ),
         ],
         {
@@ -149,7 +160,7 @@ def online_table(rows: Sequence[Row]) -> Table:
     for i, row in enumerate(rows):
         line, after = [f'{row.label} ({unit(row)})'], []
         for label in labels:
-            group = row.groups.get(label)
+            group = row.compared.get(label)
             good = [] if group is None else [e.policy for e in group.entries if not e.policy.diverged]
             scores = np.empty(0) if group is None else group.scores(row.metric)
             pairs = [(p.before or {}).get(row.metric) for p in good]

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from spot_jax.pictures.comparisons import Band, Points, draw_bands, draw_points
-from spot_jax.report.compare import Group, Row, told_apart, unit, ylim
-from spot_jax.report.scores import Section
+from spot_jax.report.rows import Group, Row, told_apart, unit, ylim
+from spot_jax.report.scores import Section, cell
 from spot_jax.report.statistics import best_of
 from spot_jax.report.tables import ABSENT, Table, number
 
@@ -15,10 +15,10 @@ BUDGETS = (1, 2, 3, 5, 8, 12, 20, 50, 100)
 
 
 def _grids(row: Row) -> Iterator[tuple[str, list[Group]]]:
-    """The settings of each method that has several, of those with scores."""
+    """The settings of each method that has several."""
     titles = dict.fromkeys(group.title for group in row.groups.values())
     for title in titles:
-        groups = [g for g in row.groups.values() if g.title == title and len(g.scores(row.metric))]
+        groups = [group for group in row.groups.values() if group.title == title]
         if len(groups) > 1:
             yield title, groups
 
@@ -43,10 +43,15 @@ def _is_number(value: Any) -> bool:
 
 
 def sensitivity(rows: Sequence[Row]) -> list[Section]:
-    """A picture for each hyperparameter of a method that has several values of it on a task."""
-    pictures = {}
+    """All settings of methods that have several on a task, and a picture for each number that they differ in."""
+    pictures, cells = {}, []
     for number_, row in enumerate(rows):
         for title, groups in _grids(row):
+            shown = zip(groups, told_apart([g.setting for g in groups]), strict=True)
+            for group, setting in shown:
+                count = len(group.entries)
+                cells.append([row.label, title, setting, str(count), cell(group, group.scores(row.metric), count)])
+            groups = [group for group in groups if len(group.scores(row.metric))]
             names = sorted({n for g in groups for n, value in g.setting.items() if _is_number(value)})
             for name in names:
                 if len({g.setting.get(name) for g in groups}) < 2 or not all(name in g.setting for g in groups):
@@ -56,7 +61,9 @@ def sensitivity(rows: Sequence[Row]) -> list[Section]:
                     figure = draw_points(lines, name, unit(row), f'{title} on {row.label}', ylim(row))
                     pictures[f'sensitivity_{number_ + 1}_{_file(title)}_{_file(name)}'] = figure
     text = 'Every seed that did not diverge, and the means of each value.'
-    return [Section('Hyperparameters', text, [], pictures)] if pictures else []
+    heads = ['task', 'method', 'setting', 'seeds', 'score']
+    table = Table('settings', 'Settings', 'Mean ± standard deviation (n − 1) over seeds.', heads, cells)
+    return [Section('Hyperparameters', text, [table], pictures)] if cells else []
 
 
 def _file(text: str) -> str:
@@ -74,6 +81,8 @@ def budget(rows: Sequence[Row]) -> list[Section]:
         curves = []
         for title, groups in _grids(row):
             scores = np.concatenate([group.scores(row.metric) for group in groups])
+            if not len(scores):
+                continue
             expected = best_of(scores)
             diverged = sum(group.num_diverged for group in groups)
             label = f'{title}, {len(scores)} policies of {len(groups)} settings' + f', {diverged} diverged' * bool(

@@ -1,7 +1,6 @@
 """A suite: many runs, each in a process of its own by the command that one would type: a crash stays there."""
 
 import datetime
-import json
 import os
 import signal
 import subprocess
@@ -10,79 +9,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from spot_jax.methods import METHODS, path_of
-from spot_jax.run.build import build
-from spot_jax.run.config import lookup
+from spot_jax.run.jobs import Job, done, is_finished, total
 from spot_jax.run.training import ALL_DIVERGED
-from spot_jax.run.workdir import read_config, with_means
-from spot_jax.storage.folder import InUseError, held, read_json, read_rows
+from spot_jax.storage.folder import InUseError, held
 from spot_jax.system.errors import InputError, printable
 from spot_jax.system.workers import STOPS
 
 COMMAND = [sys.executable, '-m', 'spot_jax.main']
-POLL = 1.0  # seconds between two looks at how far a run is
+POLL = 2.0  # seconds between two looks at how far a run is
 SOME_FAILED = 1  # exit status
-
-
-class Job(NamedTuple):
-    """One run of a suite."""
-
-    name: str
-    arguments: list[str]  # of the command
-    config: ConfigDict
-    workdir: Path
-
-    @property
-    def log(self) -> Path:
-        """Where what the run prints goes."""
-        return self.workdir.with_name(f'{self.workdir.name}.log')
-
-
-def is_finished(job: Job) -> bool:
-    """Whether the run has come to its end with this config. Not if it is damaged: the run itself tells of that."""
-    try:
-        stored, ours = (json.loads(c.to_json()) for c in (read_config(job.workdir), job.config))
-        found = read_json(job.workdir / 'results.json')['members']
-        done = [m['gradient_steps'] for m in found if m['status'] == 'completed']
-    except (InputError, LookupError, TypeError):
-        return False
-    steps = 0 if job.config.online.steps else job.config.offline.steps  # of a longer run, the results are of before
-    return with_means(stored, ours) == ours and all(n >= steps for n in done)
-
-
-def _phases(config: ConfigDict) -> dict[str, int]:
-    """The updates of each phase that the run goes through."""
-    restore = METHODS[config.method].restore
-    stages = build(config, 1, 1).stages
-    if restore and lookup(config, path_of(config.method, restore)) is not None:
-        stages = ()
-    offline = 0 if config.online.steps and config.online.restore else config.offline.steps
-    found = {stage.name: stage.num_steps for stage in stages}
-    return found | {'offline': offline, 'online': config.online.steps * config.online.updates_per_step}
-
-
-def total(job: Job) -> int:
-    """The updates of a run."""
-    return sum(_phases(job.config).values())
-
-
-def done(job: Job) -> int:
-    """The updates that a run has made so far, by its metrics.csv."""
-    phases = _phases(job.config)
-    try:
-        rows = read_rows(job.workdir)
-        phase, steps = (rows[-1]['phase'], int(rows[-1]['gradient_steps'])) if rows else ('', 0)
-    except (InputError, LookupError, ValueError):
-        return 0
-    names = list(phases)
-    before = sum(phases[name] for name in names[: names.index(phase)]) if phase in phases else 0
-    before -= phases['offline'] * (phase == 'online')  # its gradient steps count on from those
-    return min(before + steps, sum(phases.values()))
 
 
 class Progress:

@@ -1,0 +1,176 @@
+"""Reading what a run has written, checked; whatever is wrong with it is told of in one line."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from spot_jax.acting.tasks import Reference
+from spot_jax.methods import METHODS, options
+from spot_jax.population.members import Member
+from spot_jax.run.config import members
+from spot_jax.run.workdir import read_config
+from spot_jax.storage.folder import read_json, read_rows
+from spot_jax.system.errors import InputError, first_line
+
+SCORES = ('normalized_score', 'success_rate', 'return')
+
+
+class Policy(NamedTuple):
+    """What one member of a run came to."""
+
+    member: Member
+    diverged: bool
+    gradient_steps: int
+    scores: dict[str, float | None]  # those of SCORES, None where there is none
+    before: dict[str, float | None] | None  # the same before fine-tuning; None without it
+    regret: float | None
+
+
+class Results(NamedTuple):
+    """A finished run's results.json, checked."""
+
+    policies: list[Policy]
+    sha256: str  # of its data
+    environment: str | None
+    reference: str | None  # what its normalised scores are measured by
+    seconds: dict[str, float]  # of each phase
+    versions: dict[str, str]
+
+
+class Run(NamedTuple):
+    """A run's folder."""
+
+    name: str
+    workdir: Path
+    config: ConfigDict
+    rows: list[dict[str, str]]  # of metrics.csv; none if that is damaged or missing
+    results: Results | None  # None: it has not ended
+    state: str  # in words
+
+    @property
+    def title(self) -> str:
+        """What its method is called."""
+        return METHODS[self.config.method].title(options(self.config))
+
+
+def _require(condition: Any, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+def _number(value: Any, what: str, low: float = -math.inf, high: float = math.inf) -> float:
+    fits = type(value) in (int, float) and math.isfinite(value) and low <= value <= high
+    _require(fits, f'{what} is {value!r:.40}, which is no such number')
+    return float(value)
+
+
+def _scores(found: Any, episodes: int, what: str) -> dict[str, float | None]:
+    """The scores of an evaluation in results.json."""
+    _require(isinstance(found, dict), f'{what} is no evaluation')
+    returns = found.get('returns')
+    if returns is None:
+        return dict.fromkeys(SCORES)
+    _require(isinstance(returns, list) and returns, f'{what} has no list of returns')
+    _require(len(returns) == episodes, f"{what} has {len(returns)} episodes, the config's are {episodes}")
+    scores: dict[str, float | None] = {'return': float(np.mean([_number(r, f'a return of {what}') for r in returns]))}
+    for name, bounds in (('success_rate', (0, 1)), ('normalized_score', ())):
+        value = found.get(name)
+        scores[name] = None if value is None else _number(value, f'{name} of {what}', *bounds)
+    return scores
+
+
+def _policy(found: Any, member: Member, episodes: int) -> Policy:
+    what = f'member {member.number}'
+    _require(isinstance(found, dict), f'{what} is no member')
+    _require(found.get('seed') == member.seed, f"{what} has seed {found.get('seed')}, the config's is {member.seed}")
+    theirs, ours = found.get('hyperparameters'), member.hyperparameters
+    same = isinstance(theirs, dict) and all(theirs.get(name, value) == value for name, value in ours.items())
+    _require(same, f"{what} has other hyperparameters than the config's")
+    status = found.get('status')
+    _require(status in ('completed', 'diverged'), f'{what} has status {status!r:.40}')
+    fine_tuned, regret = 'regret' in found, found.get('regret')
+    return Policy(
+        member,
+        status == 'diverged',
+        int(_number(found.get('gradient_steps'), f'gradient_steps of {what}', 0)),
+        _scores(found.get('evaluation'), episodes, f'the evaluation of {what}'),
+        _scores(found.get('offline'), episodes, f'the offline evaluation of {what}') if fine_tuned else None,
+        None if regret is None else _number(regret, f'regret of {what}', 0, 1),
+    )
+
+
+def _named(found: Any, kind: type, what: str) -> dict[str, Any]:
+    fits = isinstance(found, dict) and all(isinstance(value, kind) for value in found.values() if value is not None)
+    _require(fits, f'its {what} make no sense')
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def read_results(workdir: Path, config: ConfigDict) -> Results:
+    """A run's results.json; raises InputError if there is none that fits the config."""
+    path = workdir / 'results.json'
+    found, everyone = read_json(path), members(config).members
+    try:
+        theirs = found.get('dataset_id')
+        _require(theirs == config.dataset_id, f"its dataset is {theirs!r:.80}, the config's {config.dataset_id}")
+        listed = found.get('members')
+        _require(isinstance(listed, list), 'it has no list of members')
+        count = len(listed or ())
+        _require(count == len(everyone), f'it has {count} members, the config {len(everyone)}')
+        episodes = config.evaluation.episodes
+        policies = [_policy(m, member, episodes) for m, member in zip(listed or (), everyone, strict=True)]
+        sha256, environment = found.get('dataset_sha256'), found.get('environment_id')
+        _require(isinstance(sha256, str), 'it has no dataset_sha256')
+        _require(environment is None or isinstance(environment, str), 'its environment_id makes no sense')
+        seconds = _named(found.get('wall_clock_s'), int | float, 'wall_clock_s')  # type: ignore[arg-type]
+        seconds = {name: _number(value, f'wall_clock_s of {name}', 0) for name, value in seconds.items()}
+        versions = _named(found.get('versions', {}), str, 'versions')
+        returns = found.get('reference_returns')
+        reference = None if returns is None else str(Reference(**returns))
+    except InputError as error:
+        raise InputError(f'{path} makes no sense: {error}') from error
+    except (TypeError, ValueError) as error:  # of Reference
+        raise InputError(f'{path} makes no sense: its reference_returns are {first_line(error)}') from error
+    return Results(policies, str(sha256), environment, reference, seconds, versions)
+
+
+def _last_step(rows: list[dict[str, str]]) -> int:
+    """The gradient steps of the last row of metrics.csv; raises ValueError if it has none."""
+    return int(rows[-1].get('gradient_steps', '')) if rows else 0
+
+
+def _progress(config: ConfigDict, rows: list[dict[str, str]]) -> str:
+    if not rows:
+        return 'unfinished: no metrics yet'
+    phase = rows[-1].get('phase', '')
+    of = f' of {config.offline.steps}' if phase == 'offline' else ''
+    return f'unfinished: {phase} {_last_step(rows)}{of}'
+
+
+def read(workdir: Path, name: str) -> tuple[Run, list[str]]:
+    """A run, and lines on what is damaged of it without spoiling its scores; raises InputError if it cannot be used."""
+    config, problems, rows = read_config(workdir), [], []
+    try:
+        rows = read_rows(workdir)
+        if rows and not rows[-1].get('gradient_steps', '').isdecimal():
+            raise InputError(f'{workdir / "metrics.csv"} is damaged: it has no gradient_steps')
+    except InputError as error:
+        rows = []
+        problems.append(f'no learning curves of {name}: {error}')
+    if not os.path.lexists(workdir / 'results.json'):
+        return Run(name, workdir, config, rows, None, _progress(config, rows)), problems
+    results = read_results(workdir, config)
+    done = [p.gradient_steps for p in results.policies if not p.diverged]
+    stale = bool(done) and (
+        _last_step(rows) > max(done) or (not config.online.steps and done[0] < config.offline.steps)
+    )
+    if stale:  # it was finished before, and goes on with more steps
+        return Run(name, workdir, config, rows, None, _progress(config, rows)), problems
+    if not rows and not problems:
+        problems.append(f'no learning curves of {name}: {workdir / "metrics.csv"} is missing')
+    count = sum(p.diverged for p in results.policies)
+    state = 'finished' + f', {count} of {len(results.policies)} diverged' * bool(count)
+    return Run(name, workdir, config, rows, results, state), problems

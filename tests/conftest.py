@@ -13,7 +13,7 @@ import tempfile
 _MADE_HERE = 'JAX_COMPILATION_CACHE_DIR' not in os.environ
 if _MADE_HERE:
     os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='spot_jax_tests_')
-    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
+    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'  # small programs are many, and take as long together
 # Most of the suite's time is compiling: without LLVM's optimisation, and by XLA's older emitters, it is less than half.
 _QUICK = ['--xla_backend_optimization_level=0', '--xla_llvm_disable_expensive_passes=true']
 if importlib.metadata.version('jaxlib').startswith('0.10.'):

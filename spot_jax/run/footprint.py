@@ -55,10 +55,10 @@ class Traced(NamedTuple):
 
     learner: Any
     drawn: Any  # what a block draws
-    jaxpr: core.Jaxpr
+    jaxpr: core.Jaxpr | None  # None: not traced, which takes most of the time
 
 
-def traced(part: Algorithm | Stage, hypers: Any, shared: Any, row_size: int) -> Traced:
+def traced(part: Algorithm | Stage, hypers: Any, shared: Any, row_size: int, whole: bool = True) -> Traced:
     """A part's block of updates; `shared` is what the stages before it came to, `row_size` that of a transition."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     row, index = jnp.zeros(row_size), jnp.int32(0)
@@ -66,24 +66,28 @@ def traced(part: Algorithm | Stage, hypers: Any, shared: Any, row_size: int) -> 
         lambda: Data(row[None], index[None], index[None], jnp.zeros(1))
     )  # of more it would be as well
     learner, drawn = jax.eval_shape(part.init, key), jax.eval_shape(part.draw, key, data)
-    return Traced(learner, drawn, jax.make_jaxpr(part.update)(learner, shared, drawn, hypers, index).jaxpr)
+    jaxpr = jax.make_jaxpr(part.update)(learner, shared, drawn, hypers, index).jaxpr if whole else None
+    return Traced(learner, drawn, jaxpr)
 
 
 _TRACED: dict[str, dict[str, tuple[Traced, Any]]] = {}  # by what it depends on: tracing takes a second
 
 
-def of_phases(config: ConfigDict, sizes: tuple[int, int]) -> dict[str, tuple[Traced, Any]]:
-    """The updates of the run's stages by their names, then of its policies as 'policy', each with its `shared`."""
+def of_phases(config: ConfigDict, sizes: tuple[int, int], whole: bool = True) -> dict[str, tuple[Traced, Any]]:
+    """The updates of the run's stages by their names, then of its policies as 'policy', each with its `shared`.
+
+    whole: what they compute, too, not only what they learn and draw.
+    """
     own = {field: lookup(options(config), field) for field in METHODS[config.method].fields}
-    key = json.dumps([config.method, config.offline.steps, config.online.steps, own, sizes])
+    key = json.dumps([config.method, config.offline.steps, config.online.steps, own, sizes, whole])
     if key not in _TRACED:
         if len(_TRACED) >= 8:
             _TRACED.clear()
-        _TRACED[key] = _trace(config, sizes)
+        _TRACED[key] = _trace(config, sizes, whole)
     return dict(_TRACED[key])
 
 
-def _trace(config: ConfigDict, sizes: tuple[int, int]) -> dict[str, tuple[Traced, Any]]:
+def _trace(config: ConfigDict, sizes: tuple[int, int], whole: bool) -> dict[str, tuple[Traced, Any]]:
     """As `of_phases`."""
     parts, row = build(config, *sizes), 2 * sizes[0] + sizes[1] + 2
     kind = parts.method.hyperparameters
@@ -91,15 +95,15 @@ def _trace(config: ConfigDict, sizes: tuple[int, int]) -> dict[str, tuple[Traced
     found: dict[str, tuple[Traced, Any]] = {}
     shared: Any = None
     for stage in parts.stages:
-        one = traced(stage, hypers, shared, row)
+        one = traced(stage, hypers, shared, row, whole)
         found[stage.name] = one, shared
         shared = jax.eval_shape(stage.result, one.learner, shared)
-    return found | {'policy': (traced(parts.algorithm, hypers, shared, row), shared)}
+    return found | {'policy': (traced(parts.algorithm, hypers, shared, row, whole), shared)}
 
 
 def _of_update(one: Traced) -> int:
     """The bytes that an update draws and computes, at least."""
-    return _size(one.drawn) + max(_products(one.jaxpr), default=0)
+    return _size(one.drawn) + (max(_products(one.jaxpr), default=0) if one.jaxpr else 0)
 
 
 def phases(
@@ -107,14 +111,14 @@ def phases(
 ) -> dict[str, list[Part]]:
     """What is in the memory of one of `devices` while each trains `at_once` members at a time, by the run's phases.
 
-    sizes: of observations and actions.
+    sizes: of observations and actions. Without transitions, what an update computes is left out.
     """
     row = 2 * sizes[0] + sizes[1] + 2
     members, groups = (-(-number // devices) for number in _members(config))
     always = [Part('the dataset', FLOAT * transitions * row, "the dataset's size")]
     found: dict[str, list[Part]] = {}
     lower = f'the hidden_dims of its networks, or {POPULATION}'
-    stages = of_phases(config, sizes)
+    stages = of_phases(config, sizes, transitions > 0)
     policy, shared = stages.pop('policy')
     for name, (one, _) in stages.items():
         found[name] = [

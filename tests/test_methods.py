@@ -79,7 +79,9 @@ def test_a_population_of_a_method(name, tmp_path):
     if METHODS[name].restore is not None:  # the stages of the run of several members, for one of them
         state, restored = read_run(tmp_path / 'whole')[1], path_of(name, METHODS[name].restore)
         other = small(name, seeds=(1,), **{f'grid.{rate}': (1e-3,), restored: str(tmp_path / 'whole')})
-        taken = restore.restored_stages(other, config.members(other), state['sha256'])
+        stages = build(other, 4, 2).stages
+        taken, number = restore.restored_stages(other, config.members(other), stages, state['sha256'])
+        assert number == len(stages)
         have, wanted = (config.members(c).groups() for c in (small(name, **changes), other))
         chosen = [have.index(group) for group in wanted]
         jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[chosen]), taken, state['density_params'])
@@ -98,7 +100,7 @@ def test_what_a_method_says_of_itself(name):
     for family in method.presets.values():
         for field, value in family.items():
             assert method.fields[field].takes.fits(value), field
-    assert set(method.policy_fields + method.stage_fields) <= set(method.fields)
+    assert set(method.policy_fields).union(*(stage.fields for stage in parts.stages)) <= set(method.fields)
     assert set(method.shared_by + method.cooled) <= set(hyperparameters(name))
 
 

@@ -39,3 +39,13 @@ def test_nothing_is_factorised(name):
 
 def test_sums_of_terms():
     np.testing.assert_allclose(xla.sum_of(jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 4.0, 5.0]])), [15.0])
+
+
+def test_an_option_that_xla_does_not_know_is_left_out_with_one_warning(monkeypatch):
+    known = xla.COMPILER_OPTIONS['cpu']
+    monkeypatch.setitem(xla.COMPILER_OPTIONS, 'cpu', {'xla_no_such_option': 1, **known})
+    xla.compiler_options.cache_clear()
+    with pytest.warns(UserWarning, match='does not know xla_no_such_option: training goes on without') as warned:
+        assert xla.compiler_options('cpu') == xla.compiler_options('cpu') == known
+    assert len(warned) == 1
+    xla.compiler_options.cache_clear()

@@ -35,7 +35,7 @@ ROUNDS, ROUND_S = 3, 0.5  # of a case, and the least seconds of one
 MATMUL = 8192  # rows and columns of the matrices whose product gives the GPU's rate
 POPULATIONS = (4, 16, 64, 256)
 PRECISIONS = ('float32', 'tensorfloat32', 'bfloat16')
-# XLA's options beside those in use (`xla.COMPILER_OPTIONS`), and the members they are tried with.
+# XLA's options beside those in use (`xla.compiler_options`), and the members they are tried with.
 ALL_COMMANDS = 'FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE'
 OPTIONS: dict[str, dict[str, Any]] = {
     'loops in command buffers': {'xla_gpu_enable_command_buffer': ALL_COMMANDS},
@@ -117,7 +117,7 @@ def population_of(config: ConfigDict, num_members: int, num_samples: int = 1, pr
 
 def in_use() -> dict[str, Any]:
     """The compiler options that a run on this device gets."""
-    return xla.COMPILER_OPTIONS.get(jax.devices()[0].platform, {})
+    return xla.compiler_options(jax.devices()[0].platform)
 
 
 def tflop_per_s(rate: Callable[[], float]) -> dict[str, float]:

@@ -60,6 +60,7 @@ class Stage(NamedTuple):
     any one shape.
     result: (learner, shared) -> what later stages and the policies get as `shared`.
     num_steps: gradient steps it is trained by.
+    fields: the method's options that say what it comes to: another run's must agree for it to be taken over.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Stage(NamedTuple):
     result: Callable[[Any, Any], Any]
     steps: tuple[int, ...]
     block: int = 1
+    fields: tuple[str, ...] = ()
 
 
 class Idle(NamedTuple):
@@ -95,6 +97,7 @@ class Method(NamedTuple):
         Some say how its data are prepared, see `build.prepare`; `schedule_steps`, the length of a schedule, is that of
         the offline phase where it is None, but for a run that goes on online, which has none then.
     metrics: its columns in metrics.csv, in the order in which they come, the stages' first.
+    more_metrics: (its options) -> columns that come only with some of them.
     make: (its options, observation_dim, action_dim) -> its `Algorithm`.
     stages: (the same) -> what is trained first.
     presets: options that differ for a family of tasks ('locomotion', 'maze') or for a task ('hopper-medium',
@@ -102,8 +105,7 @@ class Method(NamedTuple):
     shared_by: hyperparameters that the stages read: members that agree on them and on the seed share the stages.
     cooled: hyperparameters that fall while fine-tuning, as `config.online.cooling_steps` says.
     paths: of those hyperparameters that are not called as the options that give their values, these options.
-    policy_fields, stage_fields: options that say what its learners, and those of its stages, look like: another run's
-        must agree to be gone on from.
+    policy_fields: options that say what its learners look like: another run's must agree to be gone on from.
     restore: the option that names the run whose stages are taken, if there are any.
     fresh_fields: options that nothing reads when learners and stages are another run's.
     idle: which of its options have no effect, and when.
@@ -125,10 +127,10 @@ class Method(NamedTuple):
     cooled: tuple[str, ...] = ()
     paths: Mapping[str, str] = MappingProxyType({})
     policy_fields: tuple[str, ...] = ()
-    stage_fields: tuple[str, ...] = ()
     restore: str | None = None
     fresh_fields: tuple[str, ...] = ()
     idle: tuple[Idle, ...] = ()
     density: Callable[[Any, int, int, Any, Any, Any], Any] | None = None
     at_top: bool = False
     togo_discount: Callable[[Any], float] = lambda options: 1.0
+    more_metrics: Callable[[Any], tuple[str, ...]] = lambda options: ()

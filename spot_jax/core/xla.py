@@ -6,7 +6,9 @@ of SPOT's updates at AntMaze's sizes: instructions that a CPU executes for it (`
 count), launches on an H100, or updates per second (`experiments/results/throughput`, `experiments/results/gpu`).
 """
 
+import warnings
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +26,22 @@ COMPILER_OPTIONS: dict[str, dict[str, Any]] = {
 # Members that train at a time, where not all do: on a CPU those whose parameters and moments stay in its cache. Of 16
 # members all at once, 238 updates/s; two at a time, 295.
 AT_ONCE = {'cpu': 2}
+
+
+@cache
+def compiler_options(platform: str) -> dict[str, Any]:
+    """Those of `COMPILER_OPTIONS` that the XLA of this process knows; a warning names the others.
+
+    XLA ends a compilation that is given an option it does not know, and its options come and go with its versions.
+    """
+    known = {}
+    for name, value in COMPILER_OPTIONS.get(platform, {}).items():
+        try:
+            jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+            known[name] = value
+        except jax.errors.JaxRuntimeError:
+            warnings.warn(f'this XLA does not know {name}: training goes on without, perhaps more slowly', stacklevel=2)
+    return known
 
 
 @jax.custom_vjp

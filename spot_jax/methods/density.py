@@ -83,10 +83,10 @@ def update_cvae(
     return state.minimize(cvae_loss_fn, lr, cvae, batch, noise, beta)
 
 
-def cvae_stage(trained: CVAEStage, beta: Callable[[Any], Array | float]) -> Stage:
+def cvae_stage(trained: CVAEStage, beta: Callable[[Any], Array | float], fields: tuple[str, ...]) -> Stage:
     """The CVAE as the population takes it, with β from a member's hyperparameters; what it comes to are its parameters.
 
-    Its metrics are `[1]`.
+    Its metrics are `[1]`; `fields` are a `Stage`'s.
     """
 
     def update(
@@ -104,6 +104,7 @@ def cvae_stage(trained: CVAEStage, beta: Callable[[Any], Array | float]) -> Stag
         update=update,
         result=lambda learner, shared: learner.params,
         steps=(1,),
+        fields=fields,
     )
 
 

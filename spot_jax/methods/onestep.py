@@ -20,6 +20,8 @@ from spot_jax.core.train_state import TargetTrainState, TrainState
 from spot_jax.core.types import Array, Metrics, Params, Transition
 from spot_jax.methods.improvements import IMPROVEMENTS, Drawn, Hyperparameters, Onestep, best_of, gaussian, value
 
+POLICY_FIELDS = ('hidden_dims', 'normalize_observations')  # of the stages, too
+
 
 class OnestepState(struct.PyTreeNode):
     """What learns after the stages."""
@@ -103,6 +105,7 @@ def stages(options: Any, observation_dim: int, action_dim: int) -> tuple[Stage, 
         update=update_behavior,
         result=lambda learner, shared: {'behavior': learner.params},
         steps=(1,),
+        fields=POLICY_FIELDS,
     )
     critic = Stage(
         name='critic',
@@ -112,6 +115,7 @@ def stages(options: Any, observation_dim: int, action_dim: int) -> tuple[Stage, 
         update=update_critic,
         result=lambda learner, shared: {**shared, 'critic': learner.params},
         steps=(1,),
+        fields=POLICY_FIELDS,
     )
     return behavior, critic
 
@@ -169,8 +173,7 @@ METHOD = Method(
     make=make,
     stages=stages,
     shared_by=('behavior_lr', 'critic_lr', 'discount', 'tau'),
-    policy_fields=('hidden_dims', 'normalize_observations'),
-    stage_fields=('hidden_dims', 'normalize_observations'),
+    policy_fields=POLICY_FIELDS,
     restore='restore',
     idle=(
         Idle(lambda o: o.improvement != 'reverse_kl', 'improvement is not reverse_kl', ('kl_weight',)),

@@ -106,11 +106,14 @@ def update(
     return PLASState(actor.update_target(hypers.tau), critic.update_target(hypers.tau)), critic_metrics | actor_metrics
 
 
+STAGE_FIELDS = ('cvae_hidden_dims', 'cvae_latent_dim', 'normalize_observations')
+
+
 def stages(options: Any, observation_dim: int, action_dim: int) -> tuple[Stage, ...]:
     """The CVAE."""
     cvae = cvae_of(options, action_dim)
     trained = CVAEStage(cvae, observation_dim, options.batch_size, options.cvae_lr, options.cvae_steps)
-    return (density.cvae_stage(trained, lambda hypers: hypers.beta),)
+    return (density.cvae_stage(trained, lambda hypers: hypers.beta, STAGE_FIELDS),)
 
 
 def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
@@ -175,7 +178,6 @@ METHOD = Method(
     stages=stages,
     shared_by=('beta',),
     policy_fields=('hidden_dims', 'perturbation', 'normalize_observations'),
-    stage_fields=('cvae_hidden_dims', 'cvae_latent_dim', 'normalize_observations'),
     restore='cvae_restore',
     idle=(
         Idle(lambda o: not o.perturbation, 'plas.perturbation is false', ('phi',)),

@@ -31,6 +31,7 @@ from spot_jax.core.sampling import uniform_rows
 from spot_jax.core.train_state import TargetTrainState
 from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
 from spot_jax.methods import density
+from spot_jax.methods.constraint import Constraint, constrained, measure
 from spot_jax.methods.density import CVAEStage, Density
 from spot_jax.methods.regularizers import PENALTIES, REGULARIZERS, Regularizer
 
@@ -62,6 +63,12 @@ FIELDS = {
     'regularizer.estimator': Field('elbo', choice(PENALTIES), 'elbo: its loss form; importance_weighted: nats'),
     'regularizer.num_samples': Field(1, whole(1), "L, latents of a state's estimate"),
     'regularizer.weight': Field(0.1, real(), 'λ; of bc: 1/α'),
+    'regularizer.constraint': Field(
+        None,
+        optional(SHARE),
+        "λ follows so that the policy's mean penalty is this quantile of the data's; None: fixed λ",
+    ),
+    'regularizer.multiplier_lr': Field(1e-3, POSITIVE, "learning rate of the logarithm of λ's multiplier"),
 }
 
 
@@ -215,17 +222,23 @@ class Spec(NamedTuple):
     batch_size: int
     cvae_lr: float
     cvae_steps: int = 1
+    constraint: Constraint | None = None
 
 
 def cvae_stage(spec: Spec) -> Stage:
     """The CVAE as the population takes it."""
     trained = CVAEStage(spec.cvae, spec.observation_dim, spec.batch_size, spec.cvae_lr, spec.cvae_steps)
-    return density.cvae_stage(trained, lambda hypers: hypers.beta)
+    fields = ('cvae.hidden_dims', 'cvae.latent_dim', 'normalize_observations')
+    return density.cvae_stage(trained, lambda hypers: hypers.beta, fields)
 
 
 def stages(spec: Spec) -> tuple[Stage, ...]:
-    """The CVAE, if the regulariser reads one."""
-    return (cvae_stage(spec),) if spec.td3.regularizer.uses_density else ()
+    """The CVAE, if the regulariser reads one, then what bounds its penalty, if something does."""
+    if not spec.td3.regularizer.uses_density:
+        return ()
+    if spec.constraint is None:
+        return (cvae_stage(spec),)
+    return cvae_stage(spec), measure(spec.td3.regularizer, (spec.observation_dim, spec.cvae.action_dim))
 
 
 def draw_block(key: Array, data: Data, spec: Spec) -> tuple[Array, Noise]:
@@ -249,7 +262,7 @@ def algorithm(spec: Spec) -> Algorithm:
     def explore(params: Params, observation: Array, noise: Array, scale: Array) -> Array:
         return jnp.clip(td3.actor.apply(params, observation) + scale * noise, -1.0, 1.0)
 
-    return Algorithm(
+    free = Algorithm(
         init=lambda key: init(key, td3, spec.observation_dim),
         draw=partial(draw_block, spec=spec),
         update=update_block,
@@ -260,6 +273,7 @@ def algorithm(spec: Spec) -> Algorithm:
         explore=explore,
         draw_for=lambda key, rows: (rows, draw_noise(key, td3, spec.batch_size)),
     )
+    return free if spec.constraint is None else constrained(free, spec.constraint)
 
 
 def make_spec(config: Any, observation_dim: int, action_dim: int) -> Spec:
@@ -273,7 +287,9 @@ def make_spec(config: Any, observation_dim: int, action_dim: int) -> Spec:
         config.policy_freq,
         config.normalize_q,
     )
-    return Spec(cvae, td3, observation_dim, config.batch_size, config.cvae.lr, config.cvae.steps)
+    bounded = reg.constraint is not None and td3.regularizer.uses_density
+    constraint = Constraint(reg.constraint, reg.multiplier_lr) if bounded else None
+    return Spec(cvae, td3, observation_dim, config.batch_size, config.cvae.lr, config.cvae.steps, constraint)
 
 
 def density_of(
@@ -281,7 +297,10 @@ def density_of(
 ) -> Density | None:
     """The behaviour's density, if a CVAE was trained."""
     del learner
-    return Density(make_spec(config, observation_dim, action_dim).cvae, shared, hypers.beta) if shared else None
+    if not shared:
+        return None
+    spec = make_spec(config, observation_dim, action_dim)
+    return Density(spec.cvae, shared if spec.constraint is None else shared['density'], hypers.beta)
 
 
 TITLES = {'none': 'TD3', 'bc': 'TD3+BC', 'support': 'SPOT'}  # by regulariser
@@ -290,9 +309,16 @@ IDLE = (
     Idle(
         lambda o: not make_spec(o, 1, 1).td3.regularizer.uses_density,
         'this regularizer.name reads no density',
-        ('cvae', 'regularizer.estimator', 'regularizer.num_samples'),
+        (
+            'cvae',
+            'regularizer.estimator',
+            'regularizer.num_samples',
+            'regularizer.constraint',
+            'regularizer.multiplier_lr',
+        ),
     ),
     Idle(lambda o: o.regularizer.name == 'none', 'regularizer.name is none', ('regularizer.weight',)),
+    Idle(lambda o: o.regularizer.constraint is None, 'regularizer.constraint is None', ('regularizer.multiplier_lr',)),
     Idle(lambda o: o.cvae.restore is not None, 'cvae.restore is given', ('cvae.steps', 'cvae.lr')),
     Idle(lambda o: o.policy_noise == 0 and not o.grid.policy_noise, 'policy_noise is 0', ('noise_clip',)),
     Idle(lambda o: o.noise_clip == 0 and not o.grid.noise_clip, 'noise_clip is 0', ('policy_noise',)),
@@ -323,11 +349,11 @@ METHOD = Method(
         'critic_lr': 'critic.lr',
         'beta': 'cvae.beta',
     },
-    policy_fields=('actor.hidden_dims', 'critic.hidden_dims', 'normalize_observations'),
-    stage_fields=('cvae.hidden_dims', 'cvae.latent_dim', 'normalize_observations'),
+    policy_fields=('actor.hidden_dims', 'critic.hidden_dims', 'normalize_observations', 'regularizer.constraint'),
     restore='cvae.restore',
     fresh_fields=('cvae.steps', 'cvae.lr', 'cvae.restore', 'actor.output_init', 'critic.output_init'),
     idle=IDLE,
     density=density_of,
     at_top=True,
+    more_metrics=lambda o: () if make_spec(o, 1, 1).constraint is None else ('data_penalty', 'violation', 'multiplier'),
 )

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from spot_jax.core.method import Algorithm, Data
 from spot_jax.core.types import Array, Metrics, Params
-from spot_jax.core.xla import COMPILER_OPTIONS
+from spot_jax.core.xla import compiler_options
 from spot_jax.population.program import EXPLORE, ONLINE_TRAIN, PhaseState, guard, stream_keys
 from spot_jax.population.sharding import EVERYWHERE, GROUPS, POLICIES, compile_on, layout
 
@@ -135,7 +135,7 @@ def online_phase(
         return PhaseState(learner, alive, state.gradient_steps + freq * alive, state.block + 1), metrics
 
     run = jax.default_matmul_precision(precision)(run)
-    return compile_on(mesh, run, ARGUMENTS, (STATE, POLICIES), COMPILER_OPTIONS.get(mesh.devices.flat[0].platform))
+    return compile_on(mesh, run, ARGUMENTS, (STATE, POLICIES), compiler_options(mesh.devices.flat[0].platform))
 
 
 # (policies [C, P], observations [C, P, O], seeds [C], step) -> actions [C, P, A] in [-1, 1]

@@ -154,7 +154,7 @@ def _make_phase(
     devices = devices or jax.local_devices()
     platform = devices[0].platform
     at_once = at_once or xla.AT_ONCE.get(platform)
-    return compile_over(in_turns(run, at_once) if at_once else run, devices, xla.COMPILER_OPTIONS.get(platform))
+    return compile_over(in_turns(run, at_once) if at_once else run, devices, xla.compiler_options(platform))
 
 
 def stage_phase(

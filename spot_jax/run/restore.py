@@ -1,6 +1,7 @@
 """What a run takes over from another: what its stages came to, or its policies to fine-tune online."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from flax import serialization
 from ml_collections import ConfigDict
 
+from spot_jax.core.method import Stage
 from spot_jax.methods import METHODS, options, path_of
 from spot_jax.population.members import Population
 from spot_jax.population.program import PhaseState
@@ -19,19 +21,26 @@ from spot_jax.run.workdir import read_run
 from spot_jax.system.errors import InputError
 
 
-def _read(option: str, config: ConfigDict, sha256: str, fields: tuple[str, ...]) -> tuple[ConfigDict, dict[str, Any]]:
-    """The other run's config and checkpoint; raises InputError if it has other `fields`, or learned from other data."""
+def _read(option: str, config: ConfigDict, sha256: str) -> tuple[ConfigDict, dict[str, Any]]:
+    """The other run's config and checkpoint; raises InputError if it is of another method or of other data."""
     folder = lookup(config, option)
     raw, state = read_run(Path(folder))
-    theirs, ours = ConfigDict(raw), ConfigDict(json.loads(config.to_json()))
-    for name in fields:
-        if lookup(theirs, name) != lookup(ours, name):
-            raise InputError(
-                f"config.{option}={folder}: its {name} is {lookup(theirs, name)}, this run's {lookup(ours, name)}"
-            )
+    theirs = ConfigDict(raw)
+    _agree(option, config, theirs, ('method',))
     if state['sha256'] != sha256:
         raise InputError(f'config.{option}={folder} learned from {theirs.dataset_id}, which is other data than this')
     return theirs, state
+
+
+def _agree(option: str, config: ConfigDict, theirs: ConfigDict, fields: Sequence[str]) -> None:
+    """Raises InputError if the other run has other `fields`."""
+    ours = ConfigDict(json.loads(config.to_json()))
+    for name in fields:
+        if lookup(theirs, name) != lookup(ours, name):
+            folder = lookup(config, option)
+            raise InputError(
+                f"config.{option}={folder}: its {name} is {lookup(theirs, name)}, this run's {lookup(ours, name)}"
+            )
 
 
 def stages_folder(config: ConfigDict) -> str | None:
@@ -40,9 +49,9 @@ def stages_folder(config: ConfigDict) -> str | None:
     return option and lookup(options(config), option)
 
 
-def _fields(config: ConfigDict, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Where the config has options of its method."""
-    return ('method', *(path_of(config.method, name) for name in names))
+def _fields(config: ConfigDict, stages: Sequence[Stage]) -> list[str]:
+    """Where the config has the options that say what these stages come to."""
+    return [path_of(config.method, name) for name in dict.fromkeys(name for stage in stages for name in stage.fields)]
 
 
 def _told(group: tuple[float, ...], shared_by: tuple[str, ...]) -> str:
@@ -51,12 +60,24 @@ def _told(group: tuple[float, ...], shared_by: tuple[str, ...]) -> str:
     return ', '.join([f'seed {seed}', *(f'{name} {value:g}' for name, value in zip(shared_by, rest, strict=True))])
 
 
-def restored_stages(config: ConfigDict, population: Population, sha256: str) -> Any:
-    """What the stages of another run came to, [C], by what they depend on; raises InputError if that does not fit."""
+def restored_stages(
+    config: ConfigDict, population: Population, stages: Sequence[Stage], sha256: str
+) -> tuple[Any, int]:
+    """What the stages of another run came to, [C], by what they depend on, and how many of `stages` these are.
+
+    If it had fewer, they are the first of them. Raises InputError if they do not fit.
+    """
     method, path = population.method, path_of(config.method, METHODS[config.method].restore or '')
-    theirs, state = _read(path, config, sha256, _fields(config, method.stage_fields))
-    stage = _last_stage(config, state)
-    have, where = members(theirs).groups(), f'config.{path}={lookup(config, path)}'
+    theirs, state = _read(path, config, sha256)
+    where = f'config.{path}={lookup(config, path)}'
+    trained = parts_of(theirs, state).stages
+    names, ours = ([stage.name for stage in each] for each in (trained, stages))
+    if names != ours[: len(names)]:
+        raise InputError(f'{where} has trained {" and ".join(names)}: this run takes {" and ".join(ours)}')
+    taken = stages[: len(names)]
+    _agree(path, config, theirs, _fields(config, taken))
+    stage = (taken or stages)[-1].name.upper()
+    have = members(theirs).groups()
     missing = [_told(group, method.shared_by) for group in population.groups() if group not in have]
     if missing or not state['density_params']:
         raise InputError(f'{where} has no {stage} of {"; ".join(missing) or "any seed"}')
@@ -65,12 +86,7 @@ def restored_stages(config: ConfigDict, population: Population, sha256: str) -> 
     sick = [_told(group, method.shared_by) for group, a in zip(population.groups(), alive, strict=True) if not a]
     if sick:
         raise InputError(f'{where}: its {stage} of {"; ".join(sick)} has diverged')
-    return jax.tree.map(lambda x: jnp.asarray(x[chosen]), state['density_params'])
-
-
-def _last_stage(config: ConfigDict, state: dict[str, Any]) -> str:
-    """What a person calls that which the policies need."""
-    return parts_of(config, state).stages[-1].name.upper()
+    return jax.tree.map(lambda x: jnp.asarray(x[chosen]), state['density_params']), len(taken)
 
 
 def shared_alive(state: dict[str, Any]) -> np.ndarray:
@@ -87,7 +103,7 @@ def take_over_population(config: ConfigDict) -> None:
 
 
 def restored_policies(
-    config: ConfigDict, sha256: str, fresh: PhaseState, has_stages: bool
+    config: ConfigDict, sha256: str, fresh: PhaseState, stages: Sequence[Stage]
 ) -> tuple[PhaseState, Any, np.ndarray]:
     """The learners and counters [C, P] of `online.restore`, its stages' results [C] and which of these are alive.
 
@@ -95,15 +111,16 @@ def restored_policies(
     a member or what the policies need of the stages is missing.
     """
     method = METHODS[config.method]
-    fields = method.policy_fields + (method.stage_fields if has_stages else ())
-    theirs, state = _read('online.restore', config, sha256, _fields(config, fields))
+    theirs, state = _read('online.restore', config, sha256)
+    own = [path_of(config.method, name) for name in method.policy_fields]
+    _agree('online.restore', config, theirs, [*own, *_fields(config, stages)])
     have, ours = members(theirs), members(config)
     numbers = [m.number for m in have.members]
     missing = [m.number for m in ours.members if m.number not in numbers]
     if missing:
         raise InputError(f'config.online.restore={config.online.restore} has no members {missing}: it is a part')
-    if has_stages and not state['density_params']:
-        raise InputError(f'config.online.restore={config.online.restore} has no {_last_stage(config, state)}')
+    if stages and not state['density_params']:
+        raise InputError(f'config.online.restore={config.online.restore} has no {stages[-1].name.upper()}')
     chosen = np.array([numbers.index(m.number) for m in ours.members])
     take = lambda x: jnp.asarray(x.reshape(-1, *x.shape[2:])[chosen].reshape(*ours.shape, *x.shape[2:]))
     taken = {

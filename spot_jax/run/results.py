@@ -19,11 +19,11 @@ LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'gymnasium', 'gymnasium-
 Row = dict[str, Any]
 
 
-def columns(method: Method) -> list[str]:
-    """The columns of metrics.csv."""
+def columns(method: Method, options: Any) -> list[str]:
+    """The columns of metrics.csv with these options of the method."""
     return [
         *('phase', 'gradient_steps', 'member', 'seed', *method.hyperparameters._fields),
-        *(f'training/{name}' for name in method.metrics),
+        *(f'training/{name}' for name in (*method.metrics, *method.more_metrics(options))),
         *(f'evaluation/{name}' for name in EVALUATION),
     ]
 

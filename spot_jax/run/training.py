@@ -72,13 +72,14 @@ class Run:
         self.parts, self.population = build(config, *sizes), members(config)
         self.seeds, self.hypers = self.population.seeds(), self.population.hyperparameters()
         self.shared: Any = None  # what the stages came to, [C]
+        self.taken = 0  # of the stages, those that are another run's
         self.shared_alive = np.ones(self.population.shape[0], bool)  # [C], whose stages have not diverged
         if restore.stages_folder(config) and self.parts.stages:
-            self.shared = restore.restored_stages(config, self.population, self.sha256)
+            self.shared, self.taken = restore.restored_stages(config, self.population, self.parts.stages, self.sha256)
         self.fresh = program.init_policies(self.seeds, self.population.shape[1], self.parts.algorithm)
         if config.online.steps and config.online.restore:
             self.fresh, self.shared, self.shared_alive = restore.restored_policies(
-                config, self.sha256, self.fresh, bool(self.parts.stages)
+                config, self.sha256, self.fresh, self.parts.stages
             )
         self.saved = open_workdir(config, workdir, sizes, self.sha256) or {}
         self.shared_alive = self.saved.get('cvae_alive', self.shared_alive)
@@ -228,10 +229,9 @@ class Run:
             self.shared = jax.tree.map(jnp.asarray, self.saved['density_params'])
         elif config.online.steps and config.online.restore:
             return self.fresh
-        if self.shared is None or 0 < done < len(self.parts.stages):
-            for index, stage in list(enumerate(self.parts.stages))[done:]:
-                if not self.train_stage(index, stage):
-                    return self.fresh
+        for index, stage in list(enumerate(self.parts.stages))[max(done, self.taken) :]:
+            if not self.train_stage(index, stage):
+                return self.fresh
         if saved_phase == 'online':
             return self.restored('online', self.fresh)
         algorithm = self.parts.algorithm
@@ -242,7 +242,8 @@ class Run:
     def go(self) -> int:
         """Trains, resuming where the checkpoint left off; returns the exit status."""
         position = self.saved.get('metrics_position', 0)
-        with self.evaluations, MetricWriter(self.workdir, results.columns(self.parts.method), position) as self.writer:
+        columns = results.columns(self.parts.method, options(self.config))
+        with self.evaluations, MetricWriter(self.workdir, columns, position) as self.writer:
             self.evaluations.writer = self.writer
             self.evaluations.resume()
             state = self.offline()

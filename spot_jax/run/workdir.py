@@ -11,7 +11,7 @@ import numpy as np
 from flax import serialization
 from ml_collections import ConfigDict
 
-from spot_jax.methods import METHODS
+from spot_jax.methods import METHODS, options
 from spot_jax.population import program
 from spot_jax.population.program import PhaseState
 from spot_jax.run.build import build
@@ -272,7 +272,7 @@ def _check_pending(config: ConfigDict, sizes: tuple[int, int], pending: Any) -> 
     shape = members(config).shape
     count = shape[0] * shape[1]
     params, _ = _shapes(config.to_json(), sizes)['policies']
-    known = set(columns(METHODS[config.method]))
+    known = set(columns(METHODS[config.method], options(config)))
     for item in pending.values():
         state = {
             'alive': jax.ShapeDtypeStruct(shape, np.bool_),

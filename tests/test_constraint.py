@@ -1,0 +1,108 @@
+"""λ as a dual variable: a problem with a known solution, quantiles by hand, and whole runs."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from one_member import one_step_episodes, pack
+from tiny import tiny
+
+from spot_jax.core.method import Algorithm
+from spot_jax.core.train_state import TrainState
+from spot_jax.methods.constraint import Constraint, constrained, measure
+from spot_jax.methods.regularizers import Regularizer
+from spot_jax.run import scoring, training
+from spot_jax.run.workdir import read_run
+from spot_jax.storage.metrics import parse
+from spot_jax.system.errors import InputError
+
+SHARED = {'density': 3.0, 'quantiles': jnp.linspace(0.0, 1.0, 101) ** 2}
+
+
+class Hyperparameters(NamedTuple):
+    regularizer_weight: jax.Array
+
+
+def toy():
+    """It maximises x, with the penalty x² and a density that is 3."""
+
+    def loss_fn(x, weight):
+        return -x + weight * x**2, {'penalty': jnp.full(2, x**2)}
+
+    def update(state, shared, drawn, hypers, step):
+        assert shared == 3.0
+        return state.minimize(loss_fn, 0.01, hypers.regularizer_weight)
+
+    init = lambda key: TrainState.create(jnp.ones(()))
+    return Algorithm(init, None, update, lambda state, shared, hypers: (state.params, shared), None, (1,))
+
+
+def test_the_penalty_comes_to_its_bound():
+    """The bound is the median 0.25 of the quantiles q²: x = 1/2, where the slope −1 + 2·λ·x is 0 for λ = 1."""
+    algorithm = constrained(toy(), Constraint(0.5, 0.01))
+
+    @jax.jit
+    def run(weight):
+        step = lambda state, _: algorithm.update(state, SHARED, None, Hyperparameters(weight), 0)
+        return jax.lax.scan(step, algorithm.init(None), length=4000)
+
+    for weight in (0.1, 5.0):
+        state, metrics = run(weight)
+        np.testing.assert_allclose(algorithm.policy(state, SHARED, None), (0.5, 3.0), atol=2e-2)
+        np.testing.assert_allclose(weight * metrics['multiplier'][-1], 1.0, atol=5e-2)
+        np.testing.assert_allclose(metrics['violation'], metrics['penalty'] - 0.25, atol=1e-6)
+        np.testing.assert_allclose(metrics['multiplier'][0], 1.0)  # the weight itself, at first
+    assert algorithm.steps == (1, 1)
+
+
+def test_quantiles_of_the_datas_penalties():
+    """Actions are 0, 1, ..., 100, and so are their penalties, but for β times the density."""
+
+    def penalty(params, batch, actions, noise, beta):
+        assert noise.shape == (len(actions), 2)
+        return actions[:, 0] + beta * params
+
+    stage = measure(Regularizer(penalty, (2,), uses_density=True), (1, 1))
+    index = np.arange(101.0)[:, None]
+    data = one_step_episodes(pack(index, index, np.zeros(101), np.zeros(101), index))
+    hypers = type('H', (), {'beta': jnp.float32(0.5)})
+    drawn = stage.draw(jax.random.key(0), data)
+    quantiles, metrics = stage.update(stage.init(jax.random.key(0)), jnp.float32(20.0), drawn, hypers, jnp.int32(0))
+    np.testing.assert_allclose(quantiles, np.arange(101) + 10, atol=4)  # of 4096 draws
+    np.testing.assert_allclose(quantiles, np.quantile(drawn[0].actions[:, 0] + 10, np.linspace(0, 1, 101)), rtol=1e-5)
+    np.testing.assert_allclose(metrics['data_penalty'], [drawn[0].actions.mean() + 10], rtol=1e-5)
+    assert stage.result(quantiles, 'density') == {'density': 'density', 'quantiles': quantiles}
+
+
+def test_runs(finished, tmp_path):
+    """It takes the CVAEs of a run without a bound, and gives its own to one with another quantile; it resumes."""
+    changes = {'regularizer.constraint': 0.5, 'regularizer.multiplier_lr': 0.05, 'grid.regularizer_weight': (0.1, 1.0)}
+    first = tiny(**changes, **{'cvae.restore': str(finished), 'online.steps': 8, 'log_interval': 4})
+    assert training.run(first, tmp_path / 'first') == 0
+    rows = parse((tmp_path / 'first' / 'metrics.csv').read_text())
+    assert [row['phase'] for row in rows if row['training/data_penalty']] == ['bound'] * 4
+    of_one = [row for row in rows if row['member'] == '1' and row['training/multiplier']]
+    assert [(row['phase'], row['gradient_steps']) for row in of_one][-3:] == [
+        ('offline', '40'),
+        ('online', '44'),
+        ('online', '48'),
+    ]
+    multipliers = [float(row['training/multiplier']) for row in of_one]
+    assert max(multipliers) > 1.2 or min(multipliers) < 0.8
+    shared = read_run(tmp_path / 'first')[1]['density_params']
+    theirs = read_run(finished)[1]['density_params']
+    np.testing.assert_equal(shared['density'], theirs)
+    assert (np.diff(shared['quantiles']) >= 0).all()
+    observations, actions = np.zeros((1, 4)), np.zeros((1, 2))
+    scores = [scoring.load(folder)(observations, actions) for folder in (tmp_path / 'first', finished)]
+    np.testing.assert_array_equal(*scores)
+
+    other = {**changes, 'cvae.restore': str(tmp_path / 'first')}
+    assert training.run(tiny(**{**other, 'regularizer.constraint': 0.9}), tmp_path / 'other') == 0
+    np.testing.assert_equal(read_run(tmp_path / 'other')[1]['density_params'], shared)
+    with pytest.raises(InputError, match=r"its regularizer\.num_samples is 1, this run's 2"):
+        training.run(tiny(**other, **{'regularizer.num_samples': 2}), tmp_path / 'bad')
+    with pytest.raises(InputError, match=r'has trained cvae and bound: this run takes cvae$'):
+        training.run(tiny(**{'cvae.restore': str(tmp_path / 'first')}), tmp_path / 'bad')

@@ -22,3 +22,16 @@ def test_public_names():
 def test_importing_the_package_does_not_start_jax():
     code = "import sys, spot_jax; print(sorted({'jax', 'gymnasium', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == '[]\n'
+
+
+def test_importing_every_module_starts_no_device():
+    """Devices are chosen later, by `--device` and `--distributed`: an array made at import would be on the default."""
+    code = """
+import pkgutil, importlib, spot_jax
+from jax._src import xla_bridge
+for module in pkgutil.walk_packages(spot_jax.__path__, 'spot_jax.'):
+    if 'torch' not in module.name and not module.name.endswith(('__main__', '.baseline')):
+        importlib.import_module(module.name)
+        assert not xla_bridge.backends_are_initialized(), module.name
+"""
+    subprocess.run([sys.executable, '-c', code], check=True)

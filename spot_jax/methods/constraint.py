@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from spot_jax.core.method import Algorithm, Data, Stage
@@ -17,7 +18,7 @@ from spot_jax.core.train_state import TrainState
 from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
 from spot_jax.methods.regularizers import Regularizer
 
-LEVELS = jnp.linspace(0.0, 1.0, 101)  # of the quantiles that are kept
+LEVELS = np.linspace(0.0, 1.0, 101, dtype=np.float32)  # of the quantiles that are kept
 SAMPLES = 4096  # transitions that they are measured on
 LOG_RANGE = (-7.0, 7.0)  # of the multiplier, about a thousandth to a thousand
 
@@ -58,7 +59,7 @@ def measure(regularizer: Regularizer, sizes: tuple[int, int]) -> Stage:
     return Stage(
         name='bound',
         num_steps=1,
-        init=lambda key: jnp.zeros_like(LEVELS),
+        init=lambda key: jnp.zeros(LEVELS.shape),
         draw=draw,
         update=update,
         result=lambda learner, shared: {'density': shared, 'quantiles': learner},

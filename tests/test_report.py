@@ -311,7 +311,7 @@ def test_real_run_and_the_command_that_makes_it_again(finished):
     (group,) = row.groups.values()
     found = json.loads((finished / 'results.json').read_text())['members']
     np.testing.assert_allclose(group.scores('return'), [np.mean(m['evaluation']['returns']) for m in found])
-    again, _ = main.parse(shlex.split(command(group.entries[0].run))[2:])
+    again, _ = main.parse(shlex.split(command(group.entries[0].run).replace('\\\n', ''))[2:])
     ours = tiny()
     for path in read_paths(ours):
         assert lookup(again, path) == lookup(ours, path), path

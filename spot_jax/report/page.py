@@ -3,7 +3,6 @@
 import base64
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import jinja2
 
 from spot_jax.pictures.style import png
 from spot_jax.report.read import Run
-from spot_jax.report.runs import command
+from spot_jax.report.runs import command, fields
 from spot_jax.report.scores import Section
 from spot_jax.report.tables import FORMATS, Table, markdown
 
@@ -39,7 +38,7 @@ def _told(run: Run) -> dict[str, str]:
         'dataset': run.config.dataset_id,
         'command': command(run),
         'versions': ', '.join(f'{name} {version}' for name, version in sorted(versions.items())),
-        'config': json.dumps(json.loads(run.config.to_json()), indent=1, sort_keys=True),
+        'fields': fields(run),
     }
 
 

@@ -40,8 +40,13 @@ def changes(run: Run) -> dict[str, Any]:
 def command(run: Run) -> str:
     """The command that makes the run again, in a folder of its own, whatever presets there are."""
     fields = [f'--config.{path}={_written(value)}' for path, value in changes(run).items()]
-    words = ['python', '-m', 'spot_jax.main', f'--config={PLAIN}', f'--workdir=runs/{run.name}', *fields]
-    return ' '.join(map(shlex.quote, words))
+    begins = f'python -m spot_jax.main --config={PLAIN} {shlex.quote(f"--workdir=runs/{run.name}")}'
+    return ' \\\n  '.join([begins, *map(shlex.quote, fields)])
+
+
+def fields(run: Run) -> str:
+    """All fields that the run reads and their values, a line each."""
+    return '\n'.join(f'{path} = {_written(lookup(run.config, path))}' for path in read_paths(run.config))
 
 
 def _rows_of(group: Group) -> list[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shlex
 import shutil
@@ -252,6 +253,12 @@ class Page(HTMLParser):
 def test_command(runs, tmp_path, capsys):
     make_run(runs / '<b>&|', [0.5, 0.5], method='td3_bc')
     make_run(runs / 'torn', [0.5, 0.5], method='awac')
+    odd = runs / os.fsdecode(b'\xff$\\odd$')
+    make_run(odd, [0.5, 0.5], method='dt', more={'versions': {'a': '\ud800\n'}, 'environment_id': 'spot_jax/\ud800'})
+    make_run(runs / 'inf', [0.5, 0.5], method='bcq')
+    edited('metrics.csv', ',0.5,\n', ',inf,\n')(runs / 'inf')
+    for name, folder in (('a', '$x'), ('b', '$\\y_$')):
+        make_run(runs / name, [0.5, 0.5], **{'online.steps': 40, 'online.restore': folder})
     (runs / 'torn' / 'results.json').write_text('{')
     (runs / 'again').symlink_to(runs)
     out = tmp_path / 'a' / 'out'
@@ -259,8 +266,12 @@ def test_command(runs, tmp_path, capsys):
     assert report.main(arguments) == 0
     printed = capsys.readouterr()
     assert printed.out == f'{out / "index.html"}\n'
-    (line,) = printed.err.splitlines()
+    line, *others = printed.err.splitlines()
     assert line.startswith('torn: cannot read')
+    assert len(others) == 2
+    assert 'differ in environment' in others[0]
+    assert others[1].startswith('no learning curve of BCQ')
+    assert others[1].endswith('metrics.csv of inf is damaged')
     files = {path: path.read_bytes() for path in out.rglob('*') if path.is_file()}
     text = (out / 'index.html').read_text()
     page = Page(text)

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from spot_jax.pictures.style import COLORS, LINE_STYLES, legend, plain
+from spot_jax.pictures.style import COLORS, LINE_STYLES, legend, literal, plain
 
 WIDTH = 5.0  # inches: letters can still be read where the picture is as wide as a phone
 MAX_BANDS = 6  # more hide each other
@@ -34,7 +34,7 @@ def _styles(count: int) -> list[dict[str, Any]]:
 
 def draw_intervals(labels: Sequence[str], estimates: Sequence[Any], xlabel: str) -> Figure:
     """A point for each label, with the interval of its estimate (`value`, `low`, `high`), the first on top."""
-    names = [textwrap.fill(label, 28) for label in labels]
+    names = [textwrap.fill(literal(label), 28) for label in labels]
     lines = max(name.count('\n') + 1 for name in names)
     figure = Figure(figsize=(WIDTH, 0.9 + (0.16 + 0.16 * lines) * len(labels)), layout='constrained')
     axes = figure.add_subplot()
@@ -61,7 +61,7 @@ def draw_bands(
         if band.low is not None and band.high is not None and len(bands) <= MAX_BANDS:
             axes.fill_between(band.x, band.low, band.high, color=style['color'], alpha=0.12, linewidth=0)
         marker = 'o' if len(band.x) <= 12 else ''
-        handles += axes.plot(band.x, band.value, label=band.label, marker=marker, markersize=4, **style)
+        handles += axes.plot(band.x, band.value, label=literal(band.label), marker=marker, markersize=4, **style)
     _finish(figure, handles, (xlabel, ylabel), ylim, title)
     return figure
 
@@ -86,7 +86,7 @@ def draw_points(
         for x, scores in zip(line.x, line.scores, strict=True):
             axes.plot(np.full(len(scores), x), scores, 'o', color=style['color'], alpha=0.35, markersize=5)
         means = [np.mean(scores) for scores in line.scores]
-        handles += axes.plot(line.x, means, label=line.label or 'mean', **style)
+        handles += axes.plot(line.x, means, label=literal(line.label) or 'mean', **style)
     handles.append(Line2D([], [], marker='o', color='#777777', linestyle='none', label='a seed', alpha=0.6))
     values = np.concatenate([line.x for line in lines])
     if values.min() > 0 and values.max() / values.min() > 5:
@@ -106,7 +106,7 @@ def _finish(
     columns = max(1, 70 // (max(len(handle.get_label()) for handle in handles) + 6))
     figure.set_size_inches(WIDTH, 3.3 + 0.2 * math.ceil(len(handles) / columns))
     legend(figure, handles, columns)
-    axes.set_title(textwrap.fill(title, 60), fontsize=10)
+    axes.set_title(textwrap.fill(literal(title), 60), fontsize=10)
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
     if ylim is not None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from spot_jax.pictures.style import COLORS, LINE_STYLES, legend, plain
+from spot_jax.pictures.style import COLORS, LINE_STYLES, legend, literal, plain
 from spot_jax.system.errors import InputError
 
 BEFORE_HYPERPARAMETERS = ('phase', 'gradient_steps', 'member', 'seed')  # the columns of metrics.csv without a prefix
@@ -100,7 +100,7 @@ def draw_curves(curves: Sequence[Curve], metric: str, title: str, width: float =
             'markersize': 3,
         }
         axes.fill_between(curve.steps, curve.low, curve.high, color=style['color'], alpha=0.18, linewidth=0)
-        handles += axes.plot(curve.steps, curve.mean, label=curve.label or caption, **style)
+        handles += axes.plot(curve.steps, curve.mean, label=literal(curve.label) or caption, **style)
         axes.plot(*curve.stopped.T, 'x', color=style['color'], markersize=7, markeredgewidth=2)
     if any(len(curve.stopped) for curve in curves):
         options: dict[str, Any] = {'color': '#555555', 'markersize': 7, 'markeredgewidth': 2, 'linestyle': 'none'}
@@ -108,7 +108,9 @@ def draw_curves(curves: Sequence[Curve], metric: str, title: str, width: float =
     columns = max(1, int(100 * width / 7) // (max(len(handle.get_label()) for handle in handles) + 6))
     figure.set_size_inches(width, 3.7 + 0.2 * math.ceil(len(handles) / columns))
     legend(figure, handles, columns, caption if curves[0].label else '')
-    axes.set_title('\n'.join(textwrap.fill(line, int(80 * width / 7)) for line in title.splitlines()), fontsize=11)
+    axes.set_title(
+        '\n'.join(textwrap.fill(literal(line), int(80 * width / 7)) for line in title.splitlines()), fontsize=11
+    )
     axes.set_xlabel('gradient steps')
     axes.set_ylabel(metric.removeprefix('evaluation/').replace('_', ' '))
     axes.xaxis.set_major_formatter(EngFormatter(sep=''))
@@ -131,7 +133,7 @@ def draw_panels(curves: Sequence[Curve], metric: str, title: str, width: float =
         axes.fill_between(curve.steps, curve.low, curve.high, color=COLORS[0], alpha=0.25, linewidth=0)
         axes.plot(curve.steps, curve.mean, color=COLORS[0], linewidth=2)
         axes.plot(*curve.stopped.T, 'x', color=COLORS[1], markersize=6, markeredgewidth=2)
-        axes.set_title(textwrap.fill(curve.label, 22), fontsize=8.5)
+        axes.set_title(textwrap.fill(literal(curve.label), 22), fontsize=8.5)
         axes.tick_params(labelsize=8, labelbottom=i >= len(curves) - columns)
     for axes in panels[len(curves) :]:
         axes.set_visible(False)
@@ -139,7 +141,7 @@ def draw_panels(curves: Sequence[Curve], metric: str, title: str, width: float =
     panels[0].xaxis.set_major_formatter(EngFormatter(sep=''))
     if metric == 'evaluation/success_rate':
         panels[0].set_ylim(-0.04, 1.04)
-    figure.suptitle(textwrap.fill(title, int(80 * width / 7)), fontsize=10)
+    figure.suptitle(textwrap.fill(literal(title), int(80 * width / 7)), fontsize=10)
     crosses = '; ×: a seed diverged' * any(len(curve.stopped) for curve in curves)
     figure.supxlabel(f'gradient steps (mean and range of seeds; grey: the other means{crosses})', fontsize=8)
     figure.supylabel(metric.removeprefix('evaluation/').replace('_', ' '), fontsize=9)

@@ -17,6 +17,11 @@ def legend(figure: Figure, handles: list[Any], columns: int, title: str = '') ->
     figure.legend(handles=handles, title=title or None, ncols=columns, loc='outside lower center', **options)
 
 
+def literal(text: str) -> str:
+    """A text that is drawn as it is: Matplotlib takes what stands between two dollars for a formula."""
+    return text.replace('$', r'\$')
+
+
 def plain(axes: Axes) -> None:
     """Axes without a box, with a faint grid."""
     axes.spines[['top', 'right']].set_visible(False)

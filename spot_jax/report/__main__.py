@@ -17,7 +17,7 @@ from spot_jax.report.scores import published, score_sections
 from spot_jax.report.tuning import budget, sensitivity
 from spot_jax.storage.checkpoint import write_atomically
 from spot_jax.system.arguments import Parser
-from spot_jax.system.errors import InputError, printable
+from spot_jax.system.errors import InputError
 
 
 def _refuse(output: Path, names: Iterable[str]) -> None:
@@ -37,7 +37,7 @@ def report(tops: Sequence[Path], output: Path, overwrite: bool, with_times: bool
     pictures, damaged = curves(rows)
     problems = [*collected.problems, *kept_apart, *damaged]
     for line in problems:
-        print(printable(line), file=sys.stderr)
+        print(line, file=sys.stderr)
     if not collected.runs:
         raise InputError('nothing to report: give folders with runs in them')
     sections = [*score_sections(rows), *pictures, *sensitivity(rows), *budget(rows)]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from spot_jax.report.read import Run, read
 from spot_jax.storage.folder import FILES
-from spot_jax.system.errors import InputError
+from spot_jax.system.errors import InputError, printable
 
 
 class Collected(NamedTuple):
@@ -40,7 +40,7 @@ def _name(top: Path, workdir: Path, several: bool) -> str:
     """What a run is called: its place below the folder that was given, whose own name comes first among several."""
     inner = workdir.relative_to(top)
     base = Path(os.path.realpath(top)).name
-    return str(Path(base) / inner) if several or inner == Path() else str(inner)
+    return printable(str(Path(base) / inner) if several or inner == Path() else str(inner))
 
 
 def _content(run: Run) -> str:
@@ -82,4 +82,4 @@ def collect(tops: Iterable[Path]) -> Collected:
                 problems.append(f'{name} is a copy of {other}')
                 continue
             runs.append(run)
-    return Collected(runs, problems)
+    return Collected(runs, list(map(printable, problems)))

@@ -1,6 +1,5 @@
 """Reading what a run has written, checked; whatever is wrong with it is told of in one line."""
 
-import math
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,12 +8,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from spot_jax.acting.tasks import Reference
+from spot_jax.core.fields import LARGE
 from spot_jax.methods import METHODS, options
 from spot_jax.population.members import Member
 from spot_jax.run.config import members
 from spot_jax.run.workdir import read_config
 from spot_jax.storage.folder import read_json, read_rows
-from spot_jax.system.errors import InputError, first_line
+from spot_jax.system.errors import InputError, first_line, printable
 
 SCORES = ('normalized_score', 'success_rate', 'return')
 
@@ -62,8 +62,8 @@ def _require(condition: Any, message: str) -> None:
         raise InputError(message)
 
 
-def _number(value: Any, what: str, low: float = -math.inf, high: float = math.inf) -> float:
-    fits = type(value) in (int, float) and math.isfinite(value) and low <= value <= high
+def _number(value: Any, what: str, low: float = -LARGE, high: float = LARGE) -> float:
+    fits = type(value) in (int, float) and low <= value <= high  # of NaN, too, this is false
     _require(fits, f'{what} is {value!r:.40}, which is no such number')
     return float(value)
 
@@ -106,7 +106,8 @@ def _policy(found: Any, member: Member, episodes: int) -> Policy:
 def _named(found: Any, kind: type, what: str) -> dict[str, Any]:
     fits = isinstance(found, dict) and all(isinstance(value, kind) for value in found.values() if value is not None)
     _require(fits, f'its {what} make no sense')
-    return {name: value for name, value in found.items() if value is not None}
+    texts = {name: printable(value) if isinstance(value, str) else value for name, value in found.items()}
+    return {printable(name): value for name, value in texts.items() if value is not None}
 
 
 def read_results(workdir: Path, config: ConfigDict) -> Results:
@@ -129,12 +130,14 @@ def read_results(workdir: Path, config: ConfigDict) -> Results:
         seconds = {name: _number(value, f'wall_clock_s of {name}', 0) for name, value in seconds.items()}
         versions = _named(found.get('versions', {}), str, 'versions')
         returns = found.get('reference_returns')
-        reference = None if returns is None else str(Reference(**returns))
+        reference = None if returns is None else printable(str(Reference(**returns)))
     except InputError as error:
         raise InputError(f'{path} makes no sense: {error}') from error
     except (TypeError, ValueError) as error:  # of Reference
         raise InputError(f'{path} makes no sense: its reference_returns are {first_line(error)}') from error
-    return Results(policies, str(sha256), environment, reference, seconds, versions)
+    return Results(
+        policies, printable(str(sha256)), environment and printable(environment), reference, seconds, versions
+    )
 
 
 def _last_step(rows: list[dict[str, str]]) -> int:

@@ -116,7 +116,11 @@ def grouped(entries: list[Entry], titles: Mapping[str, str]) -> dict[str, Group]
         settings.setdefault((titles[entry.run.name], entry.setting), []).append(entry)
     found = []
     for title in {title for title, _ in settings}:
-        own = {setting: each for (other, setting), each in sorted(settings.items(), key=repr) if other == title}
+        own = {
+            setting: each
+            for (other, setting), each in sorted(settings.items(), key=lambda item: repr(item[0]))
+            if other == title
+        }
         alone = [setting for setting, each in own.items() if any(_has_one_setting(entry.run) for entry in each)]
         among = alone if len(alone) > 1 else list(own)
         labels = dict(zip(own, told_apart([dict(each) for each in own]), strict=True))

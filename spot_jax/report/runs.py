@@ -1,11 +1,13 @@
 """What is told of single runs: learning curves, time, and how to make each again."""
 
+import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from spot_jax.core.fields import MAX_SIZE
 from spot_jax.pictures.comparisons import WIDTH
 from spot_jax.pictures.curves import Curve, draw_curves, draw_panels, learning_curves
 from spot_jax.report.read import Run
@@ -79,6 +81,8 @@ def curves(rows: Sequence[Row]) -> tuple[list[Section], list[str]]:
 def _curve(group: Group, metric: str) -> list[Curve]:
     """The curve of a group with the range of its seeds; none without evaluations in metrics.csv."""
     rows = [row for row in _rows_of(group) if row[metric]]
+    if not all(math.isfinite(float(row[metric])) and int(row['gradient_steps']) <= MAX_SIZE for row in rows):
+        raise ValueError('numbers that cannot be drawn')
     keep = ('gradient_steps', 'seed', 'member', 'phase', metric)  # one curve, whatever its hyperparameters are called
     return learning_curves([{name: row[name] for name in keep} for row in rows], metric, group.label) if rows else []
 

@@ -5,7 +5,6 @@ It is a lower bound: what the compiler adds is not known before it has run.
 
 import json
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -18,9 +17,9 @@ from spot_jax.core.xla import AT_ONCE
 from spot_jax.methods import METHODS, hyperparameters, options
 from spot_jax.run.build import build
 from spot_jax.run.config import lookup
+from spot_jax.run.liveness import FLOAT, most_stored
 from spot_jax.system.memory import Part, device_memory, require_room
 
-FLOAT = 4  # bytes
 POPULATION = 'the number of seeds and grid values'
 MINIBATCH = 'what makes minibatches large: batch_size, num_samples, hidden_dims'
 ADVICE = f'lower {MINIBATCH}, or {POPULATION}'
@@ -39,15 +38,6 @@ def _members(config: ConfigDict) -> tuple[int, int]:
 def _size(tree: Any) -> int:
     """Bytes of the arrays in a tree of shapes."""
     return sum(math.prod(x.shape) * FLOAT for x in jax.tree.leaves(tree))
-
-
-def _products(jaxpr: core.Jaxpr) -> Iterator[int]:
-    """The bytes of each matrix product's result: the compiler fuses other values, and so does not store them."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == 'dot_general':
-            yield _size([variable.aval for variable in equation.outvars])
-        for inner in core.jaxprs_in_params(equation.params):
-            yield from _products(inner)
 
 
 class Traced(NamedTuple):
@@ -103,7 +93,7 @@ def _trace(config: ConfigDict, sizes: tuple[int, int], whole: bool) -> dict[str,
 
 def _of_update(one: Traced) -> int:
     """The bytes that an update draws and computes, at least."""
-    return _size(one.drawn) + (max(_products(one.jaxpr), default=0) if one.jaxpr else 0)
+    return _size(one.drawn) + (most_stored(one.jaxpr) if one.jaxpr else 0)
 
 
 def phases(

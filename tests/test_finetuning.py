@@ -64,7 +64,7 @@ def by_hand(config, saved):
     start = lambda step: env.reset(seed=int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))[0]
     observation = start(0)
     old = list(np.asarray(dataset.transitions)) if o.keep_offline else []
-    new, acting, blocks = [], learner.actor.params, 0
+    new, acting, blocks, update = [], learner.actor.params, 0, jax.jit(spot.update, static_argnums=1)
     for step in range(1, o.steps + 1):
         noise = jax.random.normal(jax.random.fold_in(explore_key, step - 1), (1, 2))[0]
         action = np.clip(spec.td3.actor.apply(acting, observation) + o.exploration_noise * noise, -1, 1)
@@ -84,18 +84,24 @@ def by_hand(config, saved):
             own = (weight, 3e-4, 3e-4, o.discount or 0.99, 0.5, 0.005, 0.2, 0.5)
             draws = spot.draw_noise(noise_key, spec.td3, 16)
             hypers = spot.Hyperparameters(*map(jnp.float32, own))
-            learner, _ = spot.update(learner, spec.td3, density, minibatches, draws, hypers)
+            learner, _ = update(learner, spec.td3, density, minibatches, draws, hypers)
             blocks += 1
     env.close()
     return learner, np.array(new), blocks
 
 
-@pytest.mark.usefixtures('data')
+@pytest.fixture(scope='module')
+def offline(data, tmp_path_factory):
+    """A run of one member, to be fine-tuned from."""
+    workdir = tmp_path_factory.mktemp('offline')
+    assert training.run(tiny(seeds=(3,)), workdir) == 0
+    return workdir
+
+
 @pytest.mark.parametrize('changes', [{'online.cooling_steps': 20}, OTHERWISE], ids=['defaults', 'all_else'])
-def test_one_member_equals_a_loop_written_by_hand(tmp_path, changes):
-    """Transitions to 1e-5, parameters and optimisers to 1e-4: the loop by hand is not compiled as one program."""
-    offline, workdir = tmp_path / 'offline', tmp_path / 'online'
-    assert training.run(tiny(seeds=(3,)), offline) == 0
+def test_one_member_equals_a_loop_written_by_hand(offline, tmp_path, changes):
+    """Transitions to 1e-5, parameters and optimisers to 1e-4: by hand, each update is a program of its own."""
+    workdir = tmp_path / 'online'
     config = tiny(**{'online.steps': 24, 'online.restore': str(offline), **changes})
     assert training.run(config, workdir) == 0
     learner, transitions, blocks = by_hand(config, read_run(offline)[1])

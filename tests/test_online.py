@@ -82,7 +82,7 @@ def test_weight_is_cooled_to_a_floor():
 
 
 def test_block_equals_updates_written_by_hand():
-    """Minibatches indexed in one concatenated buffer of what was there after each step; to 1e-5, not compiled alike."""
+    """Minibatches indexed in one concatenated buffer of what was there after each step; to 1e-5."""
     cvae = CVAE(2, (8,))
     algorithm = spot.TD3(Actor(2, (8, 8)), DoubleCritic((8, 8)), REGULARIZERS['support'](cvae, 'elbo', 1))
     spec = spot.Spec(cvae, algorithm, 3, 16, 1e-3)
@@ -95,6 +95,7 @@ def test_block_equals_updates_written_by_hand():
     expected = jax.tree.map(lambda x: x[0, 0], state.learner)
     ring = online.empty_ring((1, 1), 12, 10)
     phase = online.online_phase(spot.algorithm(spec), 16, OPTIONS, sharding.grid_mesh((1, 1), jax.devices()))
+    update = jax.jit(spot.update, static_argnums=1)
     for block in range(6):
         ring = online.add(ring, new[2 * block : 2 * block + 2][:, None, None])
         state, _ = phase(state, ring, seeds, hypers, params, data_of_rows(rows))
@@ -109,7 +110,7 @@ def test_block_equals_updates_written_by_hand():
         own = spot.Hyperparameters(*map(jnp.float32, (weight, *settings[1:])))
         noise = spot.draw_noise(noise_key, algorithm, 16)
         density = jax.tree.map(lambda x: x[0], params)
-        expected, _ = spot.update(expected, algorithm, density, unpack(jnp.stack(minibatches), 3, 2), noise, own)
+        expected, _ = update(expected, algorithm, density, unpack(jnp.stack(minibatches), 3, 2), noise, own)
     assert state.gradient_steps.tolist() == [[12]]
     for a, b in zip(jax.tree.leaves(state.learner), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a[0, 0], b, rtol=1e-5, atol=1e-5)

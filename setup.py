@@ -37,11 +37,13 @@ setup(
         'test': [
             'pytest>=8,<10',
             'hypothesis>=6.100,<7',
+            'imageio-ffmpeg>=0.5,<1',
             'tensorboard>=2.16,<3',
             'pytest-xdist>=3.6,<4',
             'ruff>=0.12,<0.18',
             'mypy>=1.10,<2',
         ],
         'benchmark': ['torch>=2.6'],
+        'video': ['imageio-ffmpeg>=0.5,<1'],
     },
 )

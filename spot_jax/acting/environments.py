@@ -147,12 +147,16 @@ for _robot, _entry_point, _mazes in (('Point', 'point_maze', POINT_MAZES), ('Ant
 
 
 def maker(
-    spec: EnvSpec, task: Task, trusted: bool = False, max_episode_steps: int = specs.MAX_EPISODE_STEPS
+    spec: EnvSpec,
+    task: Task,
+    trusted: bool = False,
+    max_episode_steps: int = specs.MAX_EPISODE_STEPS,
+    render: bool = False,
 ) -> Callable[[], gym.Env]:
     """What makes the environment of a spec that a dataset records, here or in another process; see `make`.
 
-    Raises InputError if the dataset is not to name it (`specs.approved`). Names one without a time limit: its episodes
-    are cut after `max_episode_steps`.
+    With `render`, its `render` gives pictures. Names one without a time limit: its episodes are cut after
+    `max_episode_steps`. Raises InputError if the dataset is not to name it (`specs.approved`).
     """
     spec = specs.approved(spec, trusted)
     if spec.max_episode_steps is None:
@@ -161,7 +165,10 @@ def maker(
             '(config.evaluation.max_episode_steps)',
             file=sys.stderr,
         )
-    return partial(_make, spec, task, trusted, spec.max_episode_steps or max_episode_steps)
+    options = {'render_mode': 'rgb_array'} if render else {}
+    return partial(
+        _make, spec, task, trusted, {'max_episode_steps': spec.max_episode_steps or max_episode_steps, **options}
+    )
 
 
 def make(spec: EnvSpec, task: Task, **options: Any) -> gym.Env:
@@ -172,14 +179,14 @@ def make(spec: EnvSpec, task: Task, **options: Any) -> gym.Env:
     return maker(spec, task, **options)()
 
 
-def _make(spec: EnvSpec, task: Task, trusted: bool, max_episode_steps: int) -> gym.Env:
+def _make(spec: EnvSpec, task: Task, trusted: bool, options: dict[str, Any]) -> gym.Env:
     try:
         if not task.is_maze:
-            return TaskObservation(specs.make(spec, trusted, max_episode_steps=max_episode_steps), task)
+            return TaskObservation(specs.make(spec, trusted, **options), task)
         with _no_leftover_xml():
             stock = not str(spec.entry_point).startswith('spot_jax.')
             kwargs = {'continuing_task': False} if stock else {}
-            env = specs.make(spec, trusted, max_episode_steps=max_episode_steps, **kwargs)
+            env = specs.make(spec, trusted, **options, **kwargs)
         return TaskObservation(PinnedGoal(env) if stock else env, task)
     except InputError:
         raise

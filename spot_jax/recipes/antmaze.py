@@ -12,7 +12,6 @@ import numpy as np
 
 from spot_jax.acting.environments import ANT_MAZES
 from spot_jax.behavior import Policy, load
-from spot_jax.behavior.driver import ACTION_NOISE, ant_maze, walk
 from spot_jax.behavior.planner import Cell, free_cells
 from spot_jax.data.hdf5 import write_episodes
 from spot_jax.data.store import Recipe, Request, metadata, new_dataset, resumable
@@ -51,6 +50,8 @@ def _policy() -> Policy:
 
 def play(kind: Kind, seed: int, number: int) -> Episode:
     """Episode `number` of a dataset: the same for the same arguments."""
+    from spot_jax.behavior.driver import ant_maze, walk  # MuJoCo, whose import fails where `MUJOCO_GL` is wrong
+
     rng = np.random.default_rng((seed, number))
     env, limit = ant_maze(kind.maze), ANT_MAZES[kind.maze].time_limit
     maze = env.unwrapped.maze
@@ -89,6 +90,8 @@ def generate(kind: Kind, request: Request) -> None:
 
 
 def _metadata(kind: Kind, request: Request, transitions: int, env: gym.Env) -> dict[str, Any]:
+    from spot_jax.behavior.driver import ACTION_NOISE
+
     starts, goals = ('hand-picked' if len(cells) > 1 else 'fixed' if cells else 'random' for cells in kind[1:])
     return metadata(
         request.dataset_id,

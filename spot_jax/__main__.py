@@ -7,7 +7,7 @@ from spot_jax.system.arguments import Parser
 COMMANDS = {
     'main --config=experiments/antmaze.py:umaze': 'train a population, or go on with it',
     'main --config=experiments/suite.py:pointmaze': 'train every method on every maze, or go on with it',
-    'evaluate DIR': "play a run's policies again",
+    'evaluate DIR': "play a run's policies again, and film them",
     'plot DIR...': 'pictures of runs: learning curves, and episodes in mazes',
     'report DIR... --out=DIR': 'compares runs: tables, statistics, pictures, a page',
     'datasets list|show|generate|import-d4rl': 'the data, made on the spot or taken from elsewhere',

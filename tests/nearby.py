@@ -19,9 +19,9 @@ ID = 'toy/Nearby-v0'
 class Nearby(gym.Wrapper):
     """PointMaze UMaze with another end."""
 
-    def __init__(self, continuing_task=False):
+    def __init__(self, continuing_task=False, **kwargs):
         del continuing_task  # which every maze that is not the package's own is made with
-        super().__init__(point_maze('UMaze'))
+        super().__init__(point_maze('UMaze', **kwargs))
 
     def reset(self, **kwargs):
         observation, info = super().reset(**kwargs)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from spot_jax.acting.rendering import SIZE, Clip
@@ -75,15 +76,18 @@ def compose(panels: Sequence[Panel], stride: int = 1) -> Iterator[Image.Image]:
             yield _canvas(panels, episode, length - 1)
 
 
-def _gif(pictures: Iterable[Image.Image], fps: float) -> bytes:
-    """One palette for all, without dithering, and a colour left free for what does not move: that takes no room."""
-    pictures = iter(pictures)
-    first = next(pictures).quantize(255, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    rest = (picture.quantize(palette=first, dither=Image.Dither.NONE) for picture in pictures)
-    data = io.BytesIO()
-    first.save(
-        data, format='gif', save_all=True, append_images=rest, duration=round(100 / fps) * 10, loop=0, optimize=False
-    )
+def _palette(panels: Sequence[Panel]) -> Image.Image:
+    """The colours of the beginning, the middle and the end, one left free: for what does not move, in Pillow's GIF."""
+    last = max(len(panel.clips[0].pictures) for panel in panels) - 1
+    some = np.concatenate([np.asarray(_canvas(panels, 0, shot)) for shot in (0, last // 2, last)])
+    return Image.fromarray(some).quantize(255, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+
+
+def _gif(pictures: Iterable[Image.Image], fps: float, palette: Image.Image) -> bytes:
+    """All of one palette and without dithering, so that what does not move takes no room."""
+    first, *rest = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
+    data, duration = io.BytesIO(), round(100 / fps) * 10
+    first.save(data, format='gif', save_all=True, append_images=rest, duration=duration, loop=0, optimize=False)
     return data.getvalue()
 
 
@@ -114,4 +118,4 @@ def encode(panels: Sequence[Panel], suffix: str) -> bytes:
     fps = panels[0].clips[0].fps
     if suffix.lower() == '.mp4':
         return _mp4(compose(panels), fps)
-    return _gif(compose(panels, GIF_STRIDE), fps / GIF_STRIDE)
+    return _gif(compose(panels, GIF_STRIDE), fps / GIF_STRIDE, _palette(panels))

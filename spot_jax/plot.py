@@ -1,12 +1,14 @@
 """`python -m spot_jax.plot DIR... [--metric=training/q]`: pictures of runs, also of those that are still training.
 
-`learning_curves.png` has a metric against gradient steps, `rollouts.png` episodes of a trained policy in its maze.
+`learning_curves.png` has a metric against gradient steps, `rollouts.png` episodes of a trained policy in its maze;
+with `--density`, `densities.png` has log-densities of actions under the data's policy.
 """
 
+import argparse
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,12 +19,14 @@ from spot_jax.acting import environments, evaluation
 from spot_jax.acting.tasks import Reference, Task, task_of
 from spot_jax.data.load import evaluation_spec, open_minari
 from spot_jax.pictures.curves import Curve, choose_metric, draw_curves, learning_curves, setting_labels
+from spot_jax.pictures.densities import draw_densities
 from spot_jax.pictures.mazes import Rollouts, draw_rollouts
 from spot_jax.pictures.style import png
 from spot_jax.population.members import Member
 from spot_jax.recipes import provide
 from spot_jax.run import policy
 from spot_jax.run.config import members
+from spot_jax.run.support import densities
 from spot_jax.run.workdir import read_config
 from spot_jax.run.workdir import read_run as read_trained
 from spot_jax.storage.checkpoint import write_atomically
@@ -82,6 +86,11 @@ class _Tracked(gym.Wrapper):
         return result
 
 
+def _label(run: RunFolder, member: int) -> str:
+    setting = setting_labels([m.hyperparameters for m in run.members])[member]
+    return textwrap.fill(', '.join(filter(None, [run.name, setting, f'seed {run.members[member].seed}'])), 42)
+
+
 def roll_out(run: RunFolder, member: int, num_episodes: int, trusted: bool = False) -> Rollouts:
     """Plays episodes of a maze's policy; raises InputError if the policy or the environment is not there."""
     act = policy.players(*read_trained(run.workdir), [member])
@@ -103,15 +112,50 @@ def roll_out(run: RunFolder, member: int, num_episodes: int, trusted: bool = Fal
     evaluator.close()
     played = [(envs[e % len(envs)], e // len(envs)) for e in range(num_episodes)]  # the order of evaluation.Evaluator
     reached = episodes.successes[0] > 0
-    setting = setting_labels([m.hyperparameters for m in run.members])[member]
-    label = ', '.join(filter(None, [run.name, setting, f'seed {run.members[member].seed}']))
     return Rollouts(
-        f'{textwrap.fill(label, 42)}\n{reached.sum()} of {num_episodes} episodes reach the goal',
+        f'{_label(run, member)}\n{reached.sum()} of {num_episodes} episodes reach the goal',
         envs[0].unwrapped.maze,
         [np.array(env.paths[i]) for env, i in played],
         reached,
         np.array([env.goals[i] for env, i in played]),
     )
+
+
+def read_runs(workdirs: Sequence[Path], member: int) -> list[RunFolder]:
+    """Runs, each of them once; raises InputError as `read_run` does, and if one has no such member."""
+    workdirs = list({os.path.realpath(workdir): workdir for workdir in workdirs}.values())
+    names = [Path(os.path.realpath(workdir)).name for workdir in workdirs]  # `resolve` raises at links in a circle
+    if len(set(names)) < len(names):
+        names = [str(workdir) for workdir in workdirs]
+    runs = [read_run(*pair) for pair in zip(workdirs, names, strict=True)]
+    for run in runs:
+        if not 0 <= member < len(run.members):
+            raise InputError(f'--member={member}: {run.workdir} has members 0 to {len(run.members) - 1}')
+    return runs
+
+
+def _require_free(output: Path, names: Sequence[str], overwrite: bool) -> None:
+    for path in (output / name for name in names):
+        if os.path.lexists(path) and not overwrite:
+            raise InputError(f'{path} exists: give --overwrite, or another --output')
+
+
+def _write(output: Path, pictures: Mapping[str, bytes]) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for name, data in pictures.items():
+            write_atomically(output / name, data)
+            print(output / name)
+    except OSError as error:
+        raise InputError(f'cannot write in {output}: {error.strerror}') from error
+
+
+def plot_densities(workdirs: Sequence[Path], output: Path | None, overwrite: bool, member: int) -> None:
+    """Draws how likely the data's policy is to take runs' actions; raises InputError, with nothing written."""
+    output = output or workdirs[0] / 'plots'
+    _require_free(output, ('densities.png',), overwrite)
+    found = [densities(run.workdir, _label(run, member), member) for run in read_runs(workdirs, member)]
+    _write(output, {'densities.png': png(draw_densities(found))})
 
 
 def plot(
@@ -124,18 +168,9 @@ def plot(
     trusted: bool = False,
 ) -> None:
     """Draws the pictures of runs and prints their paths; raises InputError, with nothing written, if that fails."""
-    workdirs = list({os.path.realpath(workdir): workdir for workdir in workdirs}.values())
     output = output or workdirs[0] / 'plots'
-    for path in (output / 'learning_curves.png', output / 'rollouts.png'):
-        if os.path.lexists(path) and not overwrite:
-            raise InputError(f'{path} exists: give --overwrite, or another --output')
-    names = [Path(os.path.realpath(workdir)).name for workdir in workdirs]  # `resolve` raises at links in a circle
-    if len(set(names)) < len(names):
-        names = [str(workdir) for workdir in workdirs]
-    runs = [read_run(*pair) for pair in zip(workdirs, names, strict=True)]
-    for run in runs:
-        if not 0 <= member < len(run.members):
-            raise InputError(f'--member={member}: {run.workdir} has members 0 to {len(run.members) - 1}')
+    _require_free(output, ('learning_curves.png', 'rollouts.png'), overwrite)
+    runs = read_runs(workdirs, member)
     metric = choose_metric([run.rows for run in runs], metric)
     curves: list[Curve] = []
     for run in runs:
@@ -156,13 +191,7 @@ def plot(
     pictures = {'learning_curves.png': png(draw_curves(curves, metric, title))}
     if panels:
         pictures['rollouts.png'] = png(draw_rollouts(panels))
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        for name, data in pictures.items():
-            write_atomically(output / name, data)
-            print(output / name)
-    except OSError as error:
-        raise InputError(f'cannot write in {output}: {error.strerror}') from error
+    _write(output, pictures)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -177,10 +206,17 @@ def main(argv: list[str] | None = None) -> int:
         '--episodes', type=whole(1, MAX_EPISODES), default=20, help='how many of them; default: %(default)s'
     )
     parser.add_argument('--trust-environment', action='store_true', help='make what the dataset names, whatever it is')
-    return parser.run(
-        argv,
-        lambda a: plot(a.workdirs, a.output, a.metric, a.overwrite, a.member, a.episodes, a.trust_environment),
+    parser.add_argument(
+        '--density', action='store_true', help="draw instead how likely the data's policy is to take its actions"
     )
+
+    def command(a: argparse.Namespace) -> None:
+        if a.density:
+            plot_densities(a.workdirs, a.output, a.overwrite, a.member)
+        else:
+            plot(a.workdirs, a.output, a.metric, a.overwrite, a.member, a.episodes, a.trust_environment)
+
+    return parser.run(argv, command)
 
 
 if __name__ == '__main__':

@@ -81,6 +81,13 @@ def trained(config: ConfigDict, state: Mapping[str, Any]) -> tuple[Population, A
     return everyone, algorithm, serialization.from_state_dict(fresh, state['learner'])
 
 
+def untrained(config: ConfigDict, state: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's checkpoint with its learners as they began."""
+    everyone, algorithm = members(config), parts_of(config, state).algorithm
+    fresh = program.init_policies(everyone.seeds(), everyone.shape[1], algorithm)
+    return {**state, 'learner': serialization.to_state_dict(fresh.learner)}
+
+
 def players(config: Mapping[str, Any], state: Mapping[str, Any], chosen: Sequence[int]) -> evaluation.Act:
     """The policies of some members side by side, from a run's config and checkpoint; see `Actors.play`.
 

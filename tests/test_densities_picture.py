@@ -49,6 +49,7 @@ def test_what_is_scored(finished, monkeypatch):
     assert np.abs(scored['random'].mean(0)).max() < 0.1
     np.testing.assert_allclose(scored['random'].var(0), 1 / 3, atol=0.03)
     np.testing.assert_allclose(scored['policy after training'], policy.load(finished, 1)(observations), atol=1e-6)
+    assert np.abs(scored['policy before training'] - scored['policy after training']).max() > 0.01
     for name in kinds:
         actions = scored[name]
         np.testing.assert_allclose(found.log_prob[name], -(actions[:, 0] ** 2) - 3 * actions[:, 1])

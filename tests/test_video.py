@@ -1,6 +1,8 @@
 """Films of episodes: what is filmed is what is played, and what cannot be is told of in one line."""
 
 import io
+import os
+import subprocess
 import sys
 
 import gymnasium as gym
@@ -136,10 +138,10 @@ def test_a_maze_is_seen_as_a_map():
     env.reset(seed=0)
     image = Image.open(io.BytesIO(env.clips[0].pictures[0])).convert('RGB')
     maze, goal = env.unwrapped.maze, env.unwrapped.goal
-    at = lambda x, y: image.getpixel((round(SIZE / 2 + x * SIZE / 5), round(SIZE / 2 - y * SIZE / 5)))
+    at = lambda x, y: image.getpixel((round(SIZE / 2 + x * SIZE / 4.1), round(SIZE / 2 - y * SIZE / 4.1)))
     red, green, _ = at(*goal)
     assert red > 2 * green  # the goal's mark
-    for cell, is_wall in (((0, 0), True), ((2, 2), True), ((1, 3), False), ((3, 3), False), ((4, 4), True)):
+    for cell, is_wall in (((0.3, 0.3), True), ((2, 2), True), ((1, 3), False), ((3, 3), False), ((3.7, 3.7), True)):
         red, _, blue = at(*maze.cell_rowcol_to_xy(np.array(cell)))
         assert (red > blue) == is_wall  # walls are brown, the floor is blue
     env.close()
@@ -173,6 +175,15 @@ def test_what_cannot_be_filmed_is_told_in_one_line(finished, tmp_path, monkeypat
     assert words in err
     assert [path.name for path in tmp_path.iterdir()] == ['old.gif']
     assert (tmp_path / 'old.gif').read_bytes() == b'mine'
+
+
+def test_a_wrong_mujoco_gl_is_met_where_it_can_be_told_of():
+    """Importing MuJoCo fails under it: commands import it late, where errors become one line."""
+    code = "import sys, spot_jax.evaluate, spot_jax.main; print('mujoco' in sys.modules)"
+    environment = os.environ | {'MUJOCO_GL': 'nonsense'}
+    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == 'False\n'
+    assert 'nonsense' in rendering._problem('nonsense')
 
 
 def test_too_many_members_for_a_film(finished, tmp_path, monkeypatch, capsys):

@@ -67,7 +67,8 @@ def _aim(env: Any) -> None:
     for renderer in filter(None, (getattr(owner, 'mujoco_renderer', None) for owner in inner)):
         renderer.width = renderer.height = SIZE
         if hasattr(env, 'maze'):
-            extent = max(env.maze.map_length, env.maze.map_width) * env.maze.maze_size_scaling
+            cells = max(env.maze.map_length, env.maze.map_width) - 1  # half of the walls around it is enough
+            extent = cells * env.maze.maze_size_scaling
             height = env.maze.maze_height * env.maze.maze_size_scaling
             distance = extent / 2 / math.tan(math.radians(45 / 2)) + height  # the camera sees 45 degrees
             renderer.default_cam_config = {

@@ -87,21 +87,21 @@ def _file(options: argparse.Namespace) -> ConfigFile:
     return load(options.config)
 
 
-def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
+def parse(argv: list[str], file: ConfigFile | None = None) -> tuple[ConfigDict, Path]:
     """The config and the workdir; raises InputError with one clear line for what is wrong with them.
 
-    Options that have no effect in this run are named in one line on stderr.
+    Options that have no effect in this run are named in one line on stderr. `file` is the config file, if it is loaded.
     """
-    config, workdir, idle = _parsed(argv)
+    config, workdir, idle = _parsed(argv, file)
     if idle:
         print(f'without effect in this run: {"; ".join(idle)}', file=sys.stderr)
     return config, workdir
 
 
-def _parsed(argv: list[str]) -> tuple[ConfigDict, Path, list[str]]:
+def _parsed(argv: list[str], file: ConfigFile | None = None) -> tuple[ConfigDict, Path, list[str]]:
     """As `parse`, with the options that have no effect."""
     options, assignments = _split(argv)
-    file = _file(options)
+    file = file or _file(options)
     config = config_of(file)
     before: dict[str, Any] = {}
     with config.unlocked(), config.ignore_type():
@@ -117,15 +117,13 @@ def _parsed(argv: list[str]) -> tuple[ConfigDict, Path, list[str]]:
     return config, workdir, without_effect(config, [p for p, value in before.items() if value != lookup(config, p)])
 
 
-def jobs(argv: list[str]) -> list[tuple[str, list[str], ConfigDict, Path]] | None:
-    """The runs of a suite, or of its `config.part`: names, arguments, configs, folders. None if the file is of one run.
+def jobs(argv: list[str], file: ConfigFile | None = None) -> list[tuple[str, list[str], ConfigDict, Path]]:
+    """The runs of a suite's file, or of its `config.part`: names, arguments, configs, folders.
 
     What the command line sets, it sets of every run. Raises InputError if one of them makes no sense.
     """
     options, assignments = _split(argv)
-    file = _file(options)
-    if not file.is_suite:
-        return None
+    file = file or _file(options)
     require(options.distributed is None, '--distributed: a suite is shared out by --config.part=K,N, K from 0 to N - 1')
     fields = dict(assignments)
     k, n = _assigned('part', fields.pop('part', '0,1'))
@@ -158,13 +156,13 @@ def cli(argv: list[str]) -> int:
         if options.help:
             print(help_text(options.config))
             return 0
-        several = jobs(argv)
-        if several is not None:
+        file = _file(options)  # once: a file may do more than define its function
+        if file.is_suite:
             from spot_jax.run import suite
             from spot_jax.run.jobs import Job
 
-            return suite.run([Job(*each) for each in several])
-        config, workdir = parse(argv)
+            return suite.run([Job(*each) for each in jobs(argv, file)])
+        config, workdir = parse(argv, file)
         import jax
 
         jax.config.update('jax_numpy_rank_promotion', 'raise')

@@ -171,7 +171,7 @@ def test_a_part_goes_on_from_its_members_alone(finished, tmp_path):
     job_spec = spot.make_spec(config, 4, 2)
     fresh = program.init_policies(jnp.array([1], jnp.uint32), 1, spot.algorithm(job_spec))
     saved = read_run(finished)[1]
-    state, cvaes, _ = restore.restored_policies(config, saved['sha256'], fresh, has_stages=True)
+    state, cvaes, _ = restore.restored_policies(config, saved['sha256'], fresh, spot.stages(job_spec))
     second = lambda tree: jax.tree.map(lambda x: x[1:], tree)
     np.testing.assert_equal(serialization.to_state_dict(jax.device_get(state.learner)), second(saved['learner']))
     np.testing.assert_equal(jax.device_get(cvaes), second(saved['density_params']))

@@ -13,7 +13,9 @@ from spot_jax.core.method import Algorithm
 from spot_jax.core.train_state import TrainState
 from spot_jax.methods.constraint import Constraint, constrained, measure
 from spot_jax.methods.regularizers import Regularizer
-from spot_jax.run import scoring, training
+from spot_jax.run import restore, scoring, training
+from spot_jax.run.build import build
+from spot_jax.run.config import members
 from spot_jax.run.workdir import read_run
 from spot_jax.storage.metrics import parse
 from spot_jax.system.errors import InputError
@@ -99,9 +101,12 @@ def test_runs(finished, tmp_path):
     scores = [scoring.load(folder)(observations, actions) for folder in (tmp_path / 'first', finished)]
     np.testing.assert_array_equal(*scores)
 
-    other = {**changes, 'cvae.restore': str(tmp_path / 'first')}
-    assert training.run(tiny(**{**other, 'regularizer.constraint': 0.9}), tmp_path / 'other') == 0
-    np.testing.assert_equal(read_run(tmp_path / 'other')[1]['density_params'], shared)
+    other = {**changes, 'cvae.restore': str(tmp_path / 'first'), 'regularizer.constraint': 0.9}
+    config = tiny(**other)
+    sha256 = read_run(tmp_path / 'first')[1]['sha256']
+    taken, number = restore.restored_stages(config, members(config), build(config, 4, 2).stages, sha256)
+    assert number == 2
+    np.testing.assert_equal(jax.device_get(taken), shared)
     with pytest.raises(InputError, match=r"its regularizer\.num_samples is 1, this run's 2"):
         training.run(tiny(**other, **{'regularizer.num_samples': 2}), tmp_path / 'bad')
     with pytest.raises(InputError, match=r'has trained cvae and bound: this run takes cvae$'):

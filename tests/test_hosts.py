@@ -23,6 +23,7 @@ FIELDS = {
     'offline.steps': 40,
     'evaluation.interval': 40,
     'evaluation.episodes': 2,
+    'evaluation.workers': 0,
     'checkpoint.interval': 20,
     'seeds': '0,1,2',
 }

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -107,17 +106,19 @@ def command_line(workdir, **changes):
 
 def test_killed_and_started_again_is_bit_identical(tmp_path):
     """A real process, SIGKILL at moments of the policies' training and of the CVAEs'."""
-    start = partial(subprocess.Popen, cwd=ROOT, stdout=subprocess.DEVNULL)
+    start = lambda workdir: subprocess.Popen(
+        command_line(workdir, **{'evaluation.workers': 0}), cwd=ROOT, stdout=subprocess.DEVNULL
+    )
     killed, whole = tmp_path / 'killed', tmp_path / 'whole'
     for lines in (3, 15):
-        process = start(command_line(killed))
+        process = start(killed)
         while not (killed / 'metrics.csv').exists() or (killed / 'metrics.csv').read_bytes().count(b'\n') < lines:
             assert process.poll() is None
             time.sleep(0.01)
         process.kill()
         process.wait()
     assert not (killed / 'results.json').exists()
-    assert [start(command_line(w)).wait() for w in (killed, whole)] == [0, 0]
+    assert [start(w).wait() for w in (killed, whole)] == [0, 0]
     assert_same_run(killed, whole)
 
 

@@ -22,6 +22,7 @@ from spot_jax.run import policy
 from spot_jax.run.config import members
 from spot_jax.run.workdir import read_run
 from spot_jax.storage.checkpoint import write_atomically
+from spot_jax.storage.outputs import require_free
 from spot_jax.system.arguments import MAX_EPISODES, MAX_SEED, Parser, several, whole
 from spot_jax.system.errors import InputError
 
@@ -29,8 +30,7 @@ from spot_jax.system.errors import InputError
 def _check_video(video: Path, overwrite: bool) -> None:
     """Raises InputError if a film could not be written, before any is made."""
     films.check_encoder(video)
-    if os.path.lexists(video) and not overwrite:
-        raise InputError(f'{video} exists: give --overwrite, or another --video')
+    require_free([video], overwrite, '--video')
     there = next(folder for folder in video.absolute().parents if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise InputError(f'cannot write {video}: {there} is not a folder that can be written in')

@@ -8,7 +8,7 @@ import argparse
 import os
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,8 +29,8 @@ from spot_jax.run.config import members
 from spot_jax.run.support import densities
 from spot_jax.run.workdir import read_config
 from spot_jax.run.workdir import read_run as read_trained
-from spot_jax.storage.checkpoint import write_atomically
 from spot_jax.storage.folder import read_json, read_rows
+from spot_jax.storage.outputs import require_free, write_all
 from spot_jax.system.arguments import MAX_EPISODES, Parser, whole
 from spot_jax.system.errors import InputError
 
@@ -134,28 +134,12 @@ def read_runs(workdirs: Sequence[Path], member: int) -> list[RunFolder]:
     return runs
 
 
-def _require_free(output: Path, names: Sequence[str], overwrite: bool) -> None:
-    for path in (output / name for name in names):
-        if os.path.lexists(path) and not overwrite:
-            raise InputError(f'{path} exists: give --overwrite, or another --output')
-
-
-def _write(output: Path, pictures: Mapping[str, bytes]) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        for name, data in pictures.items():
-            write_atomically(output / name, data)
-            print(output / name)
-    except OSError as error:
-        raise InputError(f'cannot write in {output}: {error.strerror}') from error
-
-
 def plot_densities(workdirs: Sequence[Path], output: Path | None, overwrite: bool, member: int) -> None:
     """Draws how likely the data's policy is to take runs' actions; raises InputError, with nothing written."""
     output = output or workdirs[0] / 'plots'
-    _require_free(output, ('densities.png',), overwrite)
+    require_free([output / 'densities.png'], overwrite, '--output')
     found = [densities(run.workdir, _label(run, member), member) for run in read_runs(workdirs, member)]
-    _write(output, {'densities.png': png(draw_densities(found))})
+    print(*write_all(output, {'densities.png': png(draw_densities(found))}))
 
 
 def plot(
@@ -169,7 +153,7 @@ def plot(
 ) -> None:
     """Draws the pictures of runs and prints their paths; raises InputError, with nothing written, if that fails."""
     output = output or workdirs[0] / 'plots'
-    _require_free(output, ('learning_curves.png', 'rollouts.png'), overwrite)
+    require_free([output / 'learning_curves.png', output / 'rollouts.png'], overwrite, '--output')
     runs = read_runs(workdirs, member)
     metric = choose_metric([run.rows for run in runs], metric)
     curves: list[Curve] = []
@@ -191,7 +175,8 @@ def plot(
     pictures = {'learning_curves.png': png(draw_curves(curves, metric, title))}
     if panels:
         pictures['rollouts.png'] = png(draw_rollouts(panels))
-    _write(output, pictures)
+    for path in write_all(output, pictures):
+        print(path)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from tiny import tiny
 
 from spot_jax.core.method import Algorithm
 from spot_jax.core.train_state import TrainState
-from spot_jax.methods.constraint import Constraint, constrained, measure
+from spot_jax.methods.constraint import Constraint, bound, constrained, measure
 from spot_jax.methods.regularizers import Regularizer
 from spot_jax.run import restore, scoring, training
 from spot_jax.run.build import build
@@ -57,6 +57,12 @@ def test_the_penalty_comes_to_its_bound():
         np.testing.assert_allclose(metrics['violation'], metrics['penalty'] - 0.25, atol=1e-6)
         np.testing.assert_allclose(metrics['multiplier'][0], 1.0)  # the weight itself, at first
     assert algorithm.steps == (1, 1)
+
+
+def test_the_bound_lies_between_levels():
+    """Of quantiles q²: half way between 0.50² and 0.51²; the ends are the first and the last."""
+    found = [bound(SHARED['quantiles'], q) for q in (0.0, 0.505, 1.0)]
+    np.testing.assert_allclose(found, [0.0, (0.25 + 0.2601) / 2, 1.0], atol=1e-6)
 
 
 def test_quantiles_of_the_datas_penalties():

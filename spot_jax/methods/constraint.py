@@ -68,6 +68,13 @@ def measure(regularizer: Regularizer, sizes: tuple[int, int]) -> Stage:
     )
 
 
+def bound(quantiles: Array, quantile: float) -> Array:
+    """One of them, between two levels in proportion; which two is known before anything runs."""
+    low, share = divmod(quantile * (len(LEVELS) - 1), 1)
+    below, *above = quantiles[int(low) : int(low) + 2]
+    return below + share * (above[0] - below) if above else below
+
+
 def constrained(algorithm: Algorithm, constraint: Constraint) -> Algorithm:
     """An algorithm that has a `regularizer_weight` and a `penalty` [B] among its metrics, kept within the bound."""
 
@@ -77,7 +84,7 @@ def constrained(algorithm: Algorithm, constraint: Constraint) -> Algorithm:
         multiplier = jnp.exp(state.log_multiplier.params)
         weighted = hypers._replace(regularizer_weight=multiplier * hypers.regularizer_weight)
         learner, metrics = algorithm.update(state.learner, shared['density'], drawn, weighted, step)
-        violation = metrics['penalty'] - jnp.interp(constraint.quantile, LEVELS, shared['quantiles'])
+        violation = metrics['penalty'] - bound(shared['quantiles'], constraint.quantile)
         # Ascent: the gradient of multiplier · violation by the multiplier's logarithm.
         log_multiplier = state.log_multiplier.apply_gradients(-multiplier * jnp.mean(violation), constraint.lr)
         log_multiplier = log_multiplier.replace(params=jnp.clip(log_multiplier.params, *LOG_RANGE))

@@ -3,14 +3,13 @@
 import math
 import textwrap
 from collections.abc import Sequence
-from itertools import cycle, product
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from spot_jax.pictures.style import COLORS, LINE_STYLES, legend, literal, plain
+from spot_jax.pictures.style import COLORS, legend, line_style, literal, plain, sheet
 
 WIDTH = 5.0  # inches: letters can still be read where the picture is as wide as a phone
 MAX_BANDS = 6  # more hide each other
@@ -24,12 +23,6 @@ class Band(NamedTuple):
     value: np.ndarray  # [N]
     low: np.ndarray | None = None  # [N]
     high: np.ndarray | None = None  # [N]
-
-
-def _styles(count: int) -> list[dict[str, Any]]:
-    """A colour and a kind of line for each of several curves."""
-    each = cycle(product(LINE_STYLES, COLORS))
-    return [{'color': color, 'linestyle': line} for (line, color), _ in zip(each, range(count), strict=False)]
 
 
 def draw_intervals(labels: Sequence[str], estimates: Sequence[Any], xlabel: str) -> Figure:
@@ -53,11 +46,10 @@ def draw_bands(
     bands: Sequence[Band], xlabel: str, ylabel: str, ylim: tuple[float, float] | None = None, title: str = ''
 ) -> Figure:
     """Curves, with their bands if they are few."""
-    figure = Figure(layout='constrained')
-    axes = figure.add_subplot()
-    plain(axes)
+    figure, axes = sheet()
     handles: list[Any] = []
-    for band, style in zip(bands, _styles(len(bands)), strict=True):
+    for i, band in enumerate(bands):
+        style = line_style(i)
         if band.low is not None and band.high is not None and len(bands) <= MAX_BANDS:
             axes.fill_between(band.x, band.low, band.high, color=style['color'], alpha=0.12, linewidth=0)
         marker = 'o' if len(band.x) <= 12 else ''
@@ -78,11 +70,10 @@ def draw_points(
     lines: Sequence[Points], xlabel: str, ylabel: str, title: str, ylim: tuple[float, float] | None = None
 ) -> Figure:
     """Every seed's score against a hyperparameter, and their means joined; logarithmic if the values are far apart."""
-    figure = Figure(layout='constrained')
-    axes = figure.add_subplot()
-    plain(axes)
+    figure, axes = sheet()
     handles: list[Any] = []
-    for line, style in zip(lines, _styles(len(lines)), strict=True):
+    for i, line in enumerate(lines):
+        style = line_style(i)
         for x, scores in zip(line.x, line.scores, strict=True):
             axes.plot(np.full(len(scores), x), scores, 'o', color=style['color'], alpha=0.35, markersize=5)
         means = [np.mean(scores) for scores in line.scores]

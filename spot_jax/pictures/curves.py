@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from spot_jax.pictures.style import COLORS, LINE_STYLES, legend, literal, plain
+from spot_jax.pictures.style import COLORS, legend, line_style, literal, plain, sheet
 from spot_jax.system.errors import InputError
 
 BEFORE_HYPERPARAMETERS = ('phase', 'gradient_steps', 'member', 'seed')  # the columns of metrics.csv without a prefix
@@ -85,17 +85,14 @@ def learning_curves(rows: Sequence[Mapping[str, str]], metric: str, name: str = 
 
 def draw_curves(curves: Sequence[Curve], metric: str, title: str, width: float = 7) -> Figure:
     """The picture of learning curves, so many inches wide."""
-    figure = Figure(layout='constrained')
-    axes = figure.add_subplot()
-    plain(axes)
+    figure, axes = sheet()
     counts = sorted({curve.num_seeds for curve in curves})
     number = ' to '.join(str(n) for n in {counts[0]: 0, counts[-1]: 0})
     caption = 'one seed' if counts == [1] else f'mean and range of {number} seeds'
     handles: list[Any] = []
     for i, curve in enumerate(curves):
         style: dict[str, Any] = {
-            'color': COLORS[i % len(COLORS)],
-            'linestyle': LINE_STYLES[i // len(COLORS) % len(LINE_STYLES)],
+            **line_style(i),
             'marker': 'o' if len(curve.steps) <= 25 else '',
             'markersize': 3,
         }

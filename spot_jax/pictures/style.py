@@ -11,6 +11,20 @@ COLORS = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#00
 LINE_STYLES = ['-', '--', ':', '-.']  # the next one each time the colours are used up
 
 
+def sheet() -> tuple[Figure, Axes]:
+    """A figure with one pair of axes."""
+    figure = Figure(layout='constrained')
+    axes = figure.add_subplot()
+    plain(axes)
+    return figure, axes
+
+
+def line_style(number: int) -> dict[str, Any]:
+    """The colour and the kind of line of one of several curves."""
+    kind = LINE_STYLES[number // len(COLORS) % len(LINE_STYLES)]
+    return {'color': COLORS[number % len(COLORS)], 'linestyle': kind}
+
+
 def legend(figure: Figure, handles: list[Any], columns: int, title: str = '') -> None:
     """A legend below the axes, where it hides nothing."""
     options: dict[str, Any] = {'frameon': False, 'fontsize': 9, 'title_fontsize': 9}

@@ -4,9 +4,8 @@ DIR are folders of runs, or folders with runs somewhere below. What cannot be us
 in the report; runs that differ in data, length or evaluation are not compared.
 """
 
-import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from spot_jax.report.collect import collect
@@ -15,15 +14,9 @@ from spot_jax.report.page import files
 from spot_jax.report.runs import curves, policy_table, run_table, timing
 from spot_jax.report.scores import published, score_sections
 from spot_jax.report.tuning import budget, sensitivity
-from spot_jax.storage.checkpoint import write_atomically
+from spot_jax.storage.outputs import require_free, write_all
 from spot_jax.system.arguments import Parser
 from spot_jax.system.errors import InputError
-
-
-def _refuse(output: Path, names: Iterable[str]) -> None:
-    for name in names:
-        if os.path.lexists(output / name):
-            raise InputError(f'{output / name} exists: give --overwrite, or another --out')
 
 
 def report(tops: Sequence[Path], output: Path, overwrite: bool, with_times: bool = True) -> None:
@@ -31,7 +24,7 @@ def report(tops: Sequence[Path], output: Path, overwrite: bool, with_times: bool
 
     Raises InputError, with nothing written, if there are none, or if a file is there already and not to be replaced.
     """
-    _refuse(output, ['index.html'] if not overwrite else [])  # before the work
+    require_free([output / 'index.html'], overwrite, '--out')  # before the work
     collected = collect(tops)
     rows, kept_apart = compare(collected)
     pictures, damaged = curves(rows)
@@ -43,13 +36,9 @@ def report(tops: Sequence[Path], output: Path, overwrite: bool, with_times: bool
     sections = [*score_sections(rows), *pictures, *sensitivity(rows), *budget(rows)]
     sections += timing(collected.runs) if with_times else []
     found = files([*sections, published()], collected.runs, run_table(collected.runs), policy_table(rows), problems)
-    _refuse(output, [] if overwrite else found)
-    try:
-        for name, data in found.items():
-            (output / name).parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(output / name, data)
-    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-        raise InputError(f'cannot write in {output}: {getattr(error, "strerror", error)}') from error
+    require_free([output / name for name in found], overwrite, '--out')
+    for _ in write_all(output, found):
+        pass
     print(output / 'index.html')
 
 

@@ -11,7 +11,7 @@ from spot_jax.acting.tasks import Reference
 from spot_jax.core.fields import LARGE
 from spot_jax.methods import METHODS, options
 from spot_jax.population.members import Member
-from spot_jax.run.config import members
+from spot_jax.run.config import members, require
 from spot_jax.run.workdir import read_config
 from spot_jax.storage.folder import read_json, read_rows
 from spot_jax.system.errors import InputError, first_line, printable
@@ -57,25 +57,20 @@ class Run(NamedTuple):
         return METHODS[self.config.method].title(options(self.config))
 
 
-def _require(condition: Any, message: str) -> None:
-    if not condition:
-        raise InputError(message)
-
-
 def _number(value: Any, what: str, low: float = -LARGE, high: float = LARGE) -> float:
     fits = type(value) in (int, float) and low <= value <= high  # of NaN, too, this is false
-    _require(fits, f'{what} is {value!r:.40}, which is no such number')
+    require(fits, f'{what} is {value!r:.40}, which is no such number')
     return float(value)
 
 
 def _scores(found: Any, episodes: int, what: str) -> dict[str, float | None]:
     """The scores of an evaluation in results.json."""
-    _require(isinstance(found, dict), f'{what} is no evaluation')
+    require(isinstance(found, dict), f'{what} is no evaluation')
     returns = found.get('returns')
     if returns is None:
         return dict.fromkeys(SCORES)
-    _require(isinstance(returns, list) and returns, f'{what} has no list of returns')
-    _require(len(returns) == episodes, f"{what} has {len(returns)} episodes, the config's are {episodes}")
+    require(isinstance(returns, list) and bool(returns), f'{what} has no list of returns')
+    require(len(returns) == episodes, f"{what} has {len(returns)} episodes, the config's are {episodes}")
     scores: dict[str, float | None] = {'return': float(np.mean([_number(r, f'a return of {what}') for r in returns]))}
     for name, bounds in (('success_rate', (0, 1)), ('normalized_score', ())):
         value = found.get(name)
@@ -85,13 +80,13 @@ def _scores(found: Any, episodes: int, what: str) -> dict[str, float | None]:
 
 def _policy(found: Any, member: Member, episodes: int) -> Policy:
     what = f'member {member.number}'
-    _require(isinstance(found, dict), f'{what} is no member')
-    _require(found.get('seed') == member.seed, f"{what} has seed {found.get('seed')}, the config's is {member.seed}")
+    require(isinstance(found, dict), f'{what} is no member')
+    require(found.get('seed') == member.seed, f"{what} has seed {found.get('seed')}, the config's is {member.seed}")
     theirs, ours = found.get('hyperparameters'), member.hyperparameters
     same = isinstance(theirs, dict) and all(theirs.get(name, value) == value for name, value in ours.items())
-    _require(same, f"{what} has other hyperparameters than the config's")
+    require(same, f"{what} has other hyperparameters than the config's")
     status = found.get('status')
-    _require(status in ('completed', 'diverged'), f'{what} has status {status!r:.40}')
+    require(status in ('completed', 'diverged'), f'{what} has status {status!r:.40}')
     fine_tuned, regret = 'regret' in found, found.get('regret')
     return Policy(
         member,
@@ -105,7 +100,7 @@ def _policy(found: Any, member: Member, episodes: int) -> Policy:
 
 def _named(found: Any, kind: type, what: str) -> dict[str, Any]:
     fits = isinstance(found, dict) and all(isinstance(value, kind) for value in found.values() if value is not None)
-    _require(fits, f'its {what} make no sense')
+    require(fits, f'its {what} make no sense')
     texts = {name: printable(value) if isinstance(value, str) else value for name, value in found.items()}
     return {printable(name): value for name, value in texts.items() if value is not None}
 
@@ -116,16 +111,16 @@ def read_results(workdir: Path, config: ConfigDict) -> Results:
     found, everyone = read_json(path), members(config).members
     try:
         theirs = found.get('dataset_id')
-        _require(theirs == config.dataset_id, f"its dataset is {theirs!r:.80}, the config's {config.dataset_id}")
+        require(theirs == config.dataset_id, f"its dataset is {theirs!r:.80}, the config's {config.dataset_id}")
         listed = found.get('members')
-        _require(isinstance(listed, list), 'it has no list of members')
+        require(isinstance(listed, list), 'it has no list of members')
         count = len(listed or ())
-        _require(count == len(everyone), f'it has {count} members, the config {len(everyone)}')
+        require(count == len(everyone), f'it has {count} members, the config {len(everyone)}')
         episodes = config.evaluation.episodes
         policies = [_policy(m, member, episodes) for m, member in zip(listed or (), everyone, strict=True)]
         sha256, environment = found.get('dataset_sha256'), found.get('environment_id')
-        _require(isinstance(sha256, str), 'it has no dataset_sha256')
-        _require(environment is None or isinstance(environment, str), 'its environment_id makes no sense')
+        require(isinstance(sha256, str), 'it has no dataset_sha256')
+        require(environment is None or isinstance(environment, str), 'its environment_id makes no sense')
         seconds = _named(found.get('wall_clock_s'), int | float, 'wall_clock_s')  # type: ignore[arg-type]
         seconds = {name: _number(value, f'wall_clock_s of {name}', 0) for name, value in seconds.items()}
         versions = _named(found.get('versions', {}), str, 'versions')

@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from spot_jax.methods import METHODS, path_of
 from spot_jax.run.build import build
-from spot_jax.run.config import lookup
+from spot_jax.run.restore import stages_folder
 from spot_jax.run.workdir import read_config, with_means
 from spot_jax.storage.folder import read_json, read_rows
 from spot_jax.system.errors import InputError
@@ -42,10 +41,7 @@ def is_finished(job: Job) -> bool:
 
 def _phases(config: ConfigDict) -> dict[str, int]:
     """The updates of each phase that the run goes through."""
-    restore = METHODS[config.method].restore
-    stages = build(config, 1, 1).stages
-    if restore and lookup(config, path_of(config.method, restore)) is not None:
-        stages = ()
+    stages = () if stages_folder(config) else build(config, 1, 1).stages
     offline = 0 if config.online.steps and config.online.restore else config.offline.steps
     found = {stage.name: stage.num_steps for stage in stages}
     return found | {'offline': offline, 'online': config.online.steps * config.online.updates_per_step}

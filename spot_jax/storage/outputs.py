@@ -1,0 +1,30 @@
+"""Files that a command makes for people: none overwritten unasked, each whole or absent."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from spot_jax.storage.checkpoint import write_atomically
+from spot_jax.system.errors import InputError
+
+
+def require_free(paths: Iterable[Path], overwrite: bool, option: str) -> None:
+    """Raises InputError if a file is there already and not to be replaced; `option` names another place for it."""
+    for path in paths:
+        if os.path.lexists(path) and not overwrite:
+            raise InputError(f'{path} exists: give --overwrite, or another {option}')
+
+
+def write_all(folder: Path, files: Mapping[str, bytes]) -> Iterator[Path]:
+    """Writes files, by their names in a folder that is made if it is not there; the path of each once it is written.
+
+    Raises InputError if that fails.
+    """
+    try:
+        for name, data in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, data)
+            yield path
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        raise InputError(f'cannot write in {folder}: {getattr(error, "strerror", error)}') from error

@@ -39,11 +39,13 @@ setup(
             'hypothesis>=6.100,<7',
             'imageio-ffmpeg>=0.5,<1',
             'tensorboard>=2.16,<3',
+            'wandb>=0.20,<1',
             'pytest-xdist>=3.6,<4',
             'ruff>=0.12,<0.18',
             'mypy>=1.10,<2',
         ],
         'benchmark': ['torch>=2.6'],
         'video': ['imageio-ffmpeg>=0.5,<1'],
+        'wandb': ['wandb>=0.20,<1'],
     },
 )

@@ -15,6 +15,8 @@ from spot_jax.core.train_state import TargetTrainState, TrainState
 from spot_jax.core.types import Transition
 from spot_jax.methods import cql
 from spot_jax.methods.cql import CQL, METHOD, CQLState, Drawn
+from spot_jax.methods.gaussian import gaussian
+from spot_jax.methods.soft_actor import actor_loss_fn
 
 NET = CQL(MLP((16,) * 3, 6), DoubleCritic((16,) * 3))
 NETS = {'cql': NET._replace(bc_steps=2), 'cql_lagrange': NET._replace(lagrange=True)}
@@ -29,9 +31,10 @@ def step_of(state, net, drawn, hypers, step):
     new, metrics = cql.update(state, net, drawn, hypers, step)
     target_q, proposed = cql.target_values(state, net, drawn, hypers), cql.propose(state, net, drawn)
     factors, temperature = (hypers.penalty_weight, metrics['multiplier'][0]), metrics['temperature'][0]
-    of_critic, of_actor = (jax.grad(f, has_aux=True) for f in (cql.critic_loss_fn, cql.actor_loss_fn))
+    of_critic, of_actor = (jax.grad(f, has_aux=True) for f in (cql.critic_loss_fn, actor_loss_fn))
     critic_grads, _ = of_critic(state.critic.params, net, drawn, target_q, proposed, factors)
-    actor_grads, _ = of_actor(state.actor.params, net, state.critic.params, drawn, temperature, step)
+    fixed = net.actor, net.critic, state.critic.params, drawn.batch, drawn.policy, temperature
+    actor_grads, _ = of_actor(state.actor.params, *fixed, step + 1 < net.bc_steps)
     return new, metrics, (target_q, proposed[1], critic_grads, actor_grads)
 
 
@@ -192,7 +195,7 @@ def test_acting_and_exploring():
     algorithm = METHOD.make(options(METHOD, hidden_dims=(16,) * 3), 5, 3)
     state, observation = state_at('cql/before'), batch_of('cql', 1).observations[0]
     policy = algorithm.policy(state, None, HYPERS)
-    mean, log_std = cql.gaussian(NET, policy, observation)
+    mean, log_std = gaussian(NET.actor, policy, observation)
     np.testing.assert_allclose(algorithm.act(policy, (), observation, jnp.float32(0))[0], jnp.tanh(mean))
     explored = algorithm.explore(policy, observation, jnp.array([0.1, -99.0, 99.0]), jnp.float32(0))
     np.testing.assert_allclose(explored[0], jnp.tanh(mean[0] + 0.1 * jnp.exp(log_std[0])), rtol=1e-6)

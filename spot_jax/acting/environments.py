@@ -18,7 +18,7 @@ from gymnasium.envs.registration import EnvSpec
 from spot_jax.acting import specs
 from spot_jax.acting.specs import import_mazes
 from spot_jax.acting.tasks import Task, describe, layout, vectorizer
-from spot_jax.system.errors import InputError
+from spot_jax.system.errors import InputError, first_line
 
 GOAL_RADIUS = 0.45  # metres, as gymnasium-robotics' code has it
 
@@ -191,7 +191,7 @@ def _make(spec: EnvSpec, task: Task, trusted: bool, options: dict[str, Any]) -> 
     except InputError:
         raise
     except Exception as error:  # the environments' constructors raise many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(f"cannot make the dataset's environment {spec.id}: {reason}") from error
 
 

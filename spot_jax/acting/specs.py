@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from spot_jax.system.errors import InputError
+from spot_jax.system.errors import InputError, first_line
 
 MAX_EPISODE_STEPS = 1000  # where an environment has no time limit: what most of gymnasium's have
 LONGEST = 100_000  # steps; data of episodes that go on are collected under limits such as 1 000 000, which are none
@@ -81,7 +81,7 @@ def _check_kwargs(recorded: dict[str, Any], registered: EnvSpec) -> None:
         creator = registered.entry_point
         parameters = inspect.signature(load_env_creator(creator) if isinstance(creator, str) else creator).parameters
     except Exception as error:  # importing an environment can raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(f"cannot make the dataset's environment {registered.id}: {reason}") from error
     takes_all = any(p.kind == inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for name, value in recorded.items():

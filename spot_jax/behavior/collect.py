@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 from spot_jax.behavior.policy import bounded
-from spot_jax.system.errors import InputError
+from spot_jax.system.errors import InputError, first_line
 
 Act = Callable[[np.ndarray], np.ndarray]  # observations [K, O] to actions [K, A] in [-1, 1]
 
@@ -20,7 +20,7 @@ def make_environment(name: str) -> gym.Env:
     try:
         env = gym.make(name, disable_env_checker=True)
     except Exception as error:  # the environments' constructors raise many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(f'cannot make the environment {name}: {reason}') from error
     for kind, space in (('observations', env.observation_space), ('actions', env.action_space)):
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:

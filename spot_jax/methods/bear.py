@@ -7,7 +7,6 @@ order needs a PyTorch whose gradients went through critics changed since. The be
 noise is drawn once, the same at every step, so that the policy is a function of the state. That code draws it anew.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,19 +16,16 @@ from flax import struct
 from spot_jax.core.fields import HIDDEN_DIMS, POSITIVE, STEPS, Field, choice, real, whole
 from spot_jax.core.losses import critic_loss_fn
 from spot_jax.core.method import Algorithm, Data, Method
-from spot_jax.core.networks import CVAE, MLP, DoubleCritic, rlkit
+from spot_jax.core.networks import CVAE, MLP, DoubleCritic
 from spot_jax.core.sampling import uniform_rows
 from spot_jax.core.train_state import TargetTrainState, TrainState
 from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
 from spot_jax.methods import constrained, density
 from spot_jax.methods.constrained import CLIP, per_state, repeated, soft_min
+from spot_jax.methods.discrepancy import KERNELS, mmd
+from spot_jax.methods.gaussian import gaussian, networks
 
-LOG_STD_RANGE, LOG_ALPHA_RANGE = (-5.0, 2.0), (-5.0, 10.0)
-# Of differences `[..., A]`, the distances `[...]` that kernels exp(−distance / 2σ) take; σ is not squared.
-KERNELS: dict[str, Callable[[Array], Array]] = {
-    'gaussian': lambda x: jnp.sum(x**2, axis=-1),
-    'laplacian': lambda x: jnp.sum(jnp.abs(x), axis=-1),
-}
+LOG_ALPHA_RANGE = (-5.0, 10.0)
 
 
 class Hyperparameters(NamedTuple):
@@ -90,8 +86,8 @@ def init(key: Array, bear: BEAR, observation_dim: int) -> BEARState:
 
 def samples(actor: MLP, params: Params, observations: Array, noise: Array) -> Array:
     """The policy's actions before their tanh, `[..., N, A]`, at observations `[..., O]` from noise `[..., N, A]`."""
-    mean, log_std = jnp.split(actor.apply(params, observations)[..., None, :], 2, axis=-1)
-    return mean + jnp.exp(jnp.clip(log_std, *LOG_STD_RANGE)) * noise
+    mean, log_std = gaussian(actor, params, observations[..., None, :])
+    return mean + jnp.exp(log_std) * noise
 
 
 def target_values(state: BEARState, bear: BEAR, batch: Transition, noise: Array, hypers: Hyperparameters) -> Array:
@@ -100,16 +96,6 @@ def target_values(state: BEARState, bear: BEAR, batch: Transition, noise: Array,
     next_observations = repeated(batch.next_observations, noise.shape[1])
     q = soft_min(bear.critic.apply(state.critic.target_params, next_observations, next_actions), hypers.min_weight)
     return batch.rewards + hypers.discount * batch.masks * jnp.max(q, axis=-1)
-
-
-def mmd(x: Array, y: Array, kernel: str, sigma: Array) -> Array:
-    """The MMD between two sets of samples of each state, `[B, M, A]` each to `[B]`: means are over all pairs."""
-    # That of a sample to itself is 0 for certain: computed twice, it can round to another, whose sign has a gradient.
-    others = 1 - jnp.eye(x.shape[1])[None, :, :, None]
-    differences = lambda a, b: a[:, :, None] - b[:, None]
-    similarity = lambda pairs: jnp.mean(jnp.exp(-KERNELS[kernel](pairs) / (2 * sigma)), axis=(1, 2))
-    within = similarity(others * differences(x, x)) + similarity(others * differences(y, y))
-    return jnp.sqrt(within - 2 * similarity(differences(x, y)) + 1e-6)
 
 
 def actor_loss_fn(
@@ -145,14 +131,8 @@ def update(
 
 def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
     """The algorithm of these options."""
-    hidden_dims, size = tuple(options.hidden_dims), options.batch_size
-    bear = BEAR(
-        cvae=constrained.cvae_of(options, action_dim),
-        actor=MLP(hidden_dims, 2 * action_dim, 1e-3, layer_init=rlkit),
-        critic=DoubleCritic(hidden_dims, 3e-3, layer_init=rlkit),
-        kernel=options.kernel,
-        warmup_steps=options.warmup_steps,
-    )
+    size, of_both = options.batch_size, networks(tuple(options.hidden_dims), action_dim)
+    bear = BEAR(constrained.cvae_of(options, action_dim), *of_both, options.kernel, options.warmup_steps)
 
     def draw(key: Array, data: Data) -> tuple[Transition, Noise]:
         index_key, *noise_keys = jax.random.split(key, 5)

@@ -17,10 +17,12 @@ from flax import struct
 
 from spot_jax.core.fields import HIDDEN_DIMS, LARGE, POSITIVE, SHARE, STEPS, Field, flag, real, whole
 from spot_jax.core.method import Algorithm, Data, Idle, Method
-from spot_jax.core.networks import MLP, DoubleCritic, rlkit, tanh_gaussian, tanh_gaussian_log_prob
+from spot_jax.core.networks import MLP, DoubleCritic, tanh_gaussian
 from spot_jax.core.sampling import uniform_indices
 from spot_jax.core.train_state import TargetTrainState, TrainState
 from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
+from spot_jax.methods import soft_actor
+from spot_jax.methods.gaussian import gaussian, networks, sample, values
 
 
 class Hyperparameters(NamedTuple):
@@ -69,36 +71,15 @@ def init(key: Array, cql: CQL, observation_dim: int) -> CQLState:
     actor_key, critic_key = jax.random.split(key)
     observations, actions = jnp.zeros((1, observation_dim)), jnp.zeros((1, cql.actor.output_dim // 2))
     critic_params = cql.critic.init(critic_key, observations, actions)
-    return CQLState(
-        actor=TrainState.create(cql.actor.init(actor_key, observations)),
-        critic=TargetTrainState.create(critic_params),
-        log_temperature=TrainState.create(jnp.zeros(())),
-        log_multiplier=TrainState.create(jnp.zeros(())),
-    )
-
-
-def gaussian(cql: CQL, params: Params, observations: Array) -> tuple[Array, Array]:
-    """Mean and log standard deviation of what tanh makes an action of, `[..., A]` each."""
-    mean, log_std = jnp.split(cql.actor.apply(params, observations), 2, axis=-1)
-    return mean, jnp.clip(log_std, -5.0, 2.0)
-
-
-def sample(cql: CQL, params: Params, observations: Array, noise: Array) -> tuple[Array, Array]:
-    """N actions of each state [B, O], [B, N, A] as the noise, and their log-density [B, N]."""
-    return tanh_gaussian(*gaussian(cql, params, observations[:, None]), noise)
-
-
-def values(cql: CQL, params: Params, observations: Array, actions: Array) -> Array:
-    """Both critics' values [2, B, N] of N actions [B, N, A] of each state [B, O]."""
-    shape = (*actions.shape[:-1], observations.shape[-1])
-    return cql.critic.apply(params, jnp.broadcast_to(observations[:, None], shape), actions)
+    actor, critic = TrainState.create(cql.actor.init(actor_key, observations)), TargetTrainState.create(critic_params)
+    return CQLState(actor, critic, TrainState.create(jnp.zeros(())), TrainState.create(jnp.zeros(())))
 
 
 def target_values(state: CQLState, cql: CQL, drawn: Drawn, hypers: Hyperparameters) -> Array:
     """r + γ·mask·min over the critics of max Q̄(s', a') over actions a' of the policy, `[B]`; no entropy is added."""
     batch = drawn.batch
-    actions, _ = sample(cql, state.actor.params, batch.next_observations, drawn.backup)
-    next_q = values(cql, state.critic.target_params, batch.next_observations, actions)
+    actions, _ = sample(cql.actor, state.actor.params, batch.next_observations, drawn.backup)
+    next_q = values(cql.critic, state.critic.target_params, batch.next_observations, actions)
     return batch.rewards + hypers.discount * batch.masks * jnp.min(jnp.max(next_q, axis=-1), axis=0)
 
 
@@ -108,11 +89,10 @@ def propose(state: CQLState, cql: CQL, drawn: Drawn) -> tuple[Array, Array]:
     The first n are uniform, then come the policy's at the next states, then those at the states.
     """
     log_uniform = jnp.full(drawn.uniform.shape[:-1], drawn.uniform.shape[-1] * jnp.log(0.5))
-    following = sample(cql, state.actor.params, drawn.batch.next_observations, drawn.following)
-    current = sample(cql, state.actor.params, drawn.batch.observations, drawn.current)
-    parts = zip((drawn.uniform, log_uniform), following, current, strict=True)
-    actions, log_density = (jnp.concatenate(x, axis=1) for x in parts)
-    return actions, log_density
+    following = sample(cql.actor, state.actor.params, drawn.batch.next_observations, drawn.following)
+    current = sample(cql.actor, state.actor.params, drawn.batch.observations, drawn.current)
+    actions, log_density = zip((drawn.uniform, log_uniform), following, current, strict=True)
+    return jnp.concatenate(actions, axis=1), jnp.concatenate(log_density, axis=1)
 
 
 def critic_loss_fn(
@@ -125,7 +105,8 @@ def critic_loss_fn(
     """
     (actions, log_density), (weight, multiplier) = proposed, factors
     q = cql.critic.apply(params, drawn.batch.observations, drawn.batch.actions)
-    uniform, others = jnp.split(values(cql, params, drawn.batch.observations, actions), [drawn.uniform.shape[1]], -1)
+    of_proposed = values(cql.critic, params, drawn.batch.observations, actions)
+    uniform, others = jnp.split(of_proposed, [drawn.uniform.shape[1]], axis=-1)
     pushed = jnp.concatenate([uniform, jnp.maximum(others, drawn.floor[None, :, None])], axis=-1)
     penalty = weight * (jax.nn.logsumexp(pushed - log_density[None], axis=-1) - q)
     losses = jnp.sum((q - target_q[None]) ** 2 + multiplier * penalty, axis=0)
@@ -133,30 +114,11 @@ def critic_loss_fn(
     return jnp.mean(losses), {'critic_loss': losses} | {name: jnp.mean(x, axis=0) for name, x in of_both.items()}
 
 
-def actor_loss_fn(
-    params: Params, cql: CQL, critic_params: Params, drawn: Drawn, temperature: Array, step: Array
-) -> tuple[Array, Metrics]:
-    """The mean of temperature·log π(a|s) − min Q(s, a); in the first steps − log π(the data's action|s) instead of Q.
-
-    Metrics are per state, `[B]`. Only the policy's parameters get gradients.
-    """
-    batch = drawn.batch
-    actions, log_pi = sample(cql, params, batch.observations, drawn.policy)
-    q = jnp.min(values(cql, critic_params, batch.observations, actions), axis=0)[:, 0]
-    mean, log_std = gaussian(cql, params, batch.observations)
-    cloned = tanh_gaussian_log_prob(jnp.clip(mean, -9.0, 9.0), log_std, batch.actions)
-    losses = temperature * log_pi[:, 0] - jnp.where(step + 1 < cql.bc_steps, cloned, q)
-    return jnp.mean(losses), {'actor_loss': losses, 'actor_q': q, 'log_pi': log_pi[:, 0]}
-
-
 def update(state: CQLState, cql: CQL, drawn: Drawn, hypers: Hyperparameters, step: Array) -> tuple[CQLState, Metrics]:
     """One step of everything on one minibatch."""
-    _, log_pi = sample(cql, state.actor.params, drawn.batch.observations, drawn.policy)
-    excess = jnp.mean(log_pi) - drawn.batch.actions.shape[-1]  # the entropy should be −A
-    log_temperature = state.log_temperature.apply_gradients(-excess, hypers.actor_lr)
-    temperature = jnp.exp(log_temperature.params)
-    actor, actor_metrics = state.actor.minimize(
-        actor_loss_fn, hypers.actor_lr, cql, state.critic.params, drawn, temperature, step
+    fixed, clones = (cql.actor, cql.critic, state.critic.params), step + 1 < cql.bc_steps
+    actor, log_temperature, metrics = soft_actor.update(
+        state.actor, state.log_temperature, fixed, drawn.batch, drawn.policy, hypers.actor_lr, clones
     )
 
     multiplier = jnp.clip(jnp.exp(state.log_multiplier.params), 0.0, 1e6) if cql.lagrange else jnp.ones(())
@@ -166,25 +128,22 @@ def update(state: CQLState, cql: CQL, drawn: Drawn, hypers: Hyperparameters, ste
     if cql.lagrange:
         excess = multiplier * (jnp.mean(critic_metrics['penalty']) - hypers.threshold)
         log_multiplier = log_multiplier.apply_gradients(-excess, hypers.critic_lr)
-    scalars = {'temperature': temperature, 'multiplier': multiplier}
-    metrics = critic_metrics | actor_metrics | {k: jnp.broadcast_to(x, drawn.floor.shape) for k, x in scalars.items()}
+    metrics |= critic_metrics | {'multiplier': jnp.broadcast_to(multiplier, drawn.floor.shape)}
     return CQLState(actor, critic.update_target(hypers.tau), log_temperature, log_multiplier), metrics
 
 
 def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
     """The algorithm of these options."""
-    hidden_dims, n = tuple(options.hidden_dims), options.num_actions
-    actor = MLP(hidden_dims, 2 * action_dim, 1e-3, layer_init=rlkit)
-    critic = DoubleCritic(hidden_dims, 3e-3, layer_init=rlkit)
-    cql = CQL(actor, critic, options.lagrange, options.bc_steps)
+    actor, critic = networks(tuple(options.hidden_dims), action_dim)
+    cql, n = CQL(actor, critic, options.lagrange, options.bc_steps), options.num_actions
 
     def draw_for(key: Array, rows: Array) -> Drawn:
         normal_key, uniform_key = jax.random.split(key)
-        batch, counts = unpack(rows[0], observation_dim, action_dim), (1, n if options.max_backup else 1, n, n)
-        normal = jax.random.normal(normal_key, (len(rows[0]), sum(counts), action_dim))
-        uniform = jax.random.uniform(uniform_key, (len(rows[0]), n, action_dim), minval=-1.0)
-        no_floor = jnp.full(len(rows[0]), -jnp.inf)
-        return Drawn(batch, no_floor, uniform, *jnp.split(normal, np.cumsum(counts)[:-1], axis=1))
+        size, counts = len(rows[0]), (1, n if options.max_backup else 1, n, n)
+        uniform = jax.random.uniform(uniform_key, (size, n, action_dim), minval=-1.0)
+        normal = jax.random.normal(normal_key, (size, sum(counts), action_dim))
+        noise = uniform, *jnp.split(normal, np.cumsum(counts)[:-1], axis=1)
+        return Drawn(unpack(rows[0], observation_dim, action_dim), jnp.full(size, -jnp.inf), *noise)
 
     def draw(key: Array, data: Data) -> Drawn:
         index_key, noise_key = jax.random.split(key)
@@ -192,24 +151,17 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
         drawn = draw_for(noise_key, data.rows[indices][None])
         return drawn._replace(floor=data.togo[indices]) if options.calibrate else drawn
 
-    def explore(policy: Params, observation: Array, noise: Array, scale: Array) -> Array:
-        del scale
-        return tanh_gaussian(*gaussian(cql, policy, observation), noise)[0]
-
     return Algorithm(
         init=lambda key: init(key, cql, observation_dim),
         draw=draw,
         update=lambda learner, shared, drawn, hypers, step: update(learner, cql, drawn, hypers, step),
         policy=lambda learner, shared, hypers: learner.actor.params,
-        act=lambda policy, memory, observation, reward: (jnp.tanh(gaussian(cql, policy, observation)[0]), memory),
+        act=lambda policy, memory, observation, reward: (jnp.tanh(gaussian(cql.actor, policy, observation)[0]), memory),
         steps=(1, 1, 1, 1),
-        explore=explore,
+        explore=lambda policy, seen, noise, scale: tanh_gaussian(*gaussian(cql.actor, policy, seen), noise)[0],
         draw_for=draw_for,
     )
 
-
-# Ours, for the small mazes, whose runs are shorter than the authors' cloning at the start.
-POINTMAZE = {'hidden_dims': (256, 256), 'actor_lr': 3e-4, 'bc_steps': 500, 'tau': 0.02}
 
 METHOD = Method(
     title=lambda options: 'Cal-QL' if options.calibrate else 'CQL',
@@ -234,12 +186,10 @@ METHOD = Method(
     },
     presets={
         'maze': {'lagrange': True, 'reward_scale': 4.0, 'reward_shift': 0.5},  # 2 at the goal, -2 elsewhere
-        'pointmaze': POINTMAZE,
+        # Ours: runs on small mazes are shorter than the authors' cloning at the start, and actions have two dimensions.
+        'pointmaze': {'hidden_dims': (256, 256), 'num_actions': 4, 'actor_lr': 3e-4, 'bc_steps': 500, 'tau': 0.02},
     },
-    metrics=(
-        *('critic_loss', 'q', 'q_magnitude', 'penalty', 'multiplier'),
-        *('actor_loss', 'actor_q', 'log_pi', 'temperature'),
-    ),
+    metrics=('critic_loss', 'q', 'q_magnitude', 'penalty', 'multiplier', *soft_actor.METRICS),
     make=make,
     policy_fields=('hidden_dims', 'normalize_observations'),
     idle=(Idle(lambda options: not options.lagrange, 'cql.lagrange is false', ('threshold',)),),

@@ -85,6 +85,9 @@ FIELDS: dict[str, Field] = {
     ),
     'checkpoint.interval': Field(50_000, STEPS, 'steps between two checkpoints; 0: only at the end'),
     'checkpoint.keep': Field(2, whole(1), 'the newest ones that are kept'),
+    'wandb.project': Field(
+        None, optional(text('the name of a project')), "of Weights & Biases, which each member's metrics go to as a run"
+    ),
 }
 for _name, _path in GRID.items():
     FIELDS[f'grid.{_name}'] = Field(

@@ -10,7 +10,7 @@ import numpy as np
 from spot_jax.acting.evaluation import Episodes, summary
 from spot_jax.acting.tasks import Reference
 from spot_jax.core.method import Method
-from spot_jax.population.members import Population
+from spot_jax.population.members import Member, Population
 from spot_jax.population.program import PhaseState
 
 EVALUATION = ('return', 'length', 'success_rate', 'normalized_score')
@@ -36,18 +36,16 @@ def installed(library: str) -> str | None:
         return None
 
 
+def identity(member: Member) -> Row:
+    """The columns that tell a member from the others."""
+    return {'member': member.number, 'seed': member.seed, **member.hyperparameters}
+
+
 def _rows(population: Population, phase: str, state: PhaseState, values: list[Row]) -> list[Row]:
     """Every member's `values` behind the columns that each row starts with; diverged members have no more rows."""
     steps, alive = population.per_member(state.gradient_steps), population.per_member(state.alive)
     return [
-        {
-            'phase': phase,
-            'gradient_steps': int(steps[i]),
-            'member': m.number,
-            'seed': m.seed,
-            **m.hyperparameters,
-            **values[i],
-        }
+        {'phase': phase, 'gradient_steps': int(steps[i]), **identity(m), **values[i]}
         for i, m in enumerate(population.members)
         if alive[i]
     ]

@@ -32,12 +32,14 @@ from spot_jax.population.program import Phase, PhaseState
 from spot_jax.recipes import provide
 from spot_jax.run import footprint, restore, results
 from spot_jax.run.build import build, data_of, prepare
-from spot_jax.run.config import members, validate
+from spot_jax.run.config import lookup, members, validate
+from spot_jax.run.effects import read_paths
 from spot_jax.run.evaluations import Evaluations
 from spot_jax.run.finetuning import fine_tune, started
 from spot_jax.run.workdir import PHASE_NUMBERS, open_workdir, without_broken
 from spot_jax.storage import checkpoint, folder
 from spot_jax.storage.metrics import MetricWriter
+from spot_jax.storage.wandb_runs import WandbRuns
 from spot_jax.system.backend import require_device
 from spot_jax.system.errors import InputError
 from spot_jax.system.workers import STOPS, refuse_a_rerun
@@ -239,11 +241,20 @@ class Run:
         make = partial(program.policy_phase, algorithm, precision=config.precision)
         return self.train('offline', make, state, config.offline.steps, algorithm.block)
 
+    def copies(self) -> list[Callable[[list[Any]], WandbRuns]]:
+        """What writes the metrics elsewhere, too."""
+        project = self.config.wandb.project
+        if project is None:
+            return []
+        read = {path: lookup(self.config, path) for path in read_paths(self.config)}
+        identities = [results.identity(member) for member in self.population.members]
+        return [partial(WandbRuns, self.workdir, project, read, identities)]
+
     def go(self) -> int:
         """Trains, resuming where the checkpoint left off; returns the exit status."""
         position = self.saved.get('metrics_position', 0)
         columns = results.columns(self.parts.method, options(self.config))
-        with self.evaluations, MetricWriter(self.workdir, columns, position) as self.writer:
+        with self.evaluations, MetricWriter(self.workdir, columns, position, self.copies()) as self.writer:
             self.evaluations.writer = self.writer
             self.evaluations.resume()
             state = self.offline()

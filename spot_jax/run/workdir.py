@@ -25,7 +25,7 @@ from spot_jax.system.errors import InputError
 
 PHASE_NUMBERS = 10**9  # a checkpoint's number is its block, and so much for each phase before its own
 # Fields that change no result.
-MEANS = {'evaluation': ('workers', 'timeout', 'trust_environment'), 'online': ('workers',)}
+MEANS = {'evaluation': ('workers', 'timeout', 'trust_environment'), 'online': ('workers',), 'wandb': ('project',)}
 EPISODES = ('returns', 'lengths', 'successes')
 
 

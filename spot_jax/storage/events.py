@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spot_jax.system.errors import first_line
+
 Row = Mapping[str, Any]
 
 
@@ -47,7 +49,7 @@ class EventWriter:
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         print(f'no TensorBoard events from now on: {reason}', file=sys.stderr)
         self.close()
 

@@ -1,18 +1,20 @@
-"""Metrics of a run: `metrics.csv`, and TensorBoard events when TensorBoard is installed."""
+"""Metrics of a run: `metrics.csv`, and TensorBoard events when TensorBoard is installed, and other copies."""
 
 import csv
 import hashlib
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from spot_jax.storage.checkpoint import DamagedError
 from spot_jax.storage.events import EventWriter
 from spot_jax.system.errors import InputError
 
+Row = Mapping[str, Any]
 EMPTY = hashlib.sha256(b'').hexdigest()
 
 
@@ -47,13 +49,26 @@ def parse(text: str) -> list[dict[str, str]]:
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
+class Copy(Protocol):
+    """A copy of the metrics for people: if it cannot be written, it says so once, and the run goes on without."""
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Adds rows."""
+
+    def close(self) -> None:
+        """All is written."""
+
+
 class MetricWriter:
     """Appends rows to `metrics.csv`. Timings never go in, so that equal runs give equal files."""
 
-    def __init__(self, workdir: Path, columns: Sequence[str], position: int):
+    def __init__(
+        self, workdir: Path, columns: Sequence[str], position: int, more: Sequence[Callable[[list[Row]], Copy]] = ()
+    ):
         """Goes on after byte `position`: rows that a killed run wrote after its last checkpoint are cut off.
 
-        Raises InputError, as all methods, if the file cannot be written.
+        `more` make copies beside TensorBoard's, from the rows that are there. Raises InputError, as all methods, if the
+        file cannot be written.
         """
         self._path, self._columns = workdir / 'metrics.csv', list(columns)
         try:
@@ -66,12 +81,14 @@ class MetricWriter:
         self._sha256 = hashlib.sha256(before)
         if position == 0:
             self._append([dict(zip(columns, columns, strict=True))])
-        self._events = EventWriter(workdir / 'tensorboard', parse(before.decode()))
+        rows: list[Row] = [*parse(before.decode())]
+        makers: list[Callable[[list[Row]], Copy]] = [partial(EventWriter, workdir / 'tensorboard'), *more]
+        self._copies = [make(rows) for make in makers]
 
     def _failure(self, error: OSError) -> InputError:
         return InputError(f'cannot write {self._path}: {error.strerror}')
 
-    def _append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _append(self, rows: Sequence[Row]) -> None:
         text = io.StringIO()
         csv.DictWriter(text, self._columns, restval='', lineterminator='\n').writerows(rows)
         rest = text.getvalue().encode()
@@ -82,10 +99,11 @@ class MetricWriter:
         except OSError as error:
             raise self._failure(error) from error
 
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def write(self, rows: Sequence[Row]) -> None:
         """Writes rows (column to value; columns left out stay empty)."""
         self._append(rows)
-        self._events.write(rows)
+        for each in self._copies:
+            each.write(rows)
 
     @property
     def position(self) -> int:
@@ -107,4 +125,5 @@ class MetricWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-        self._events.close()
+        for each in self._copies:
+            each.close()

@@ -118,18 +118,18 @@ def _parsed(argv: list[str], file: ConfigFile | None = None) -> tuple[ConfigDict
 
 
 def jobs(argv: list[str], file: ConfigFile | None = None) -> list[tuple[str, list[str], ConfigDict, Path]]:
-    """The runs of a suite's file, or of its `config.part`: names, arguments, configs, folders.
+    """The runs of a suite's file: names, arguments, configs, folders. With `config.part` or hosts, this one's share.
 
     What the command line sets, it sets of every run. Raises InputError if one of them makes no sense.
     """
     options, assignments = _split(argv)
     file = file or _file(options)
-    require(options.distributed is None, '--distributed: a suite is shared out by --config.part=K,N, K from 0 to N - 1')
     fields = dict(assignments)
+    require(options.distributed is None or 'part' not in fields, '--distributed and --config.part: give one of them')
     k, n = _assigned('part', fields.pop('part', '0,1'))
     require(k < n, f'config.part=({k}, {n}): parts are numbered from 0 to {n - 1}')
     workdir, found = _workdir(file, options.workdir), []
-    for name, arguments in list(suite_of(file).items())[k::n]:
+    for name, arguments in suite_of(file).items():
         words = [*arguments, *(f'--config.{path}={text}' for path, text in fields.items())]
         words.append(f'--workdir={workdir / name}')
         try:
@@ -137,7 +137,12 @@ def jobs(argv: list[str], file: ConfigFile | None = None) -> list[tuple[str, lis
         except InputError as error:
             raise InputError(f'{name}: {error}') from error
         found.append((name, words, config, place))
-    return found
+    if options.distributed is not None:  # last: a host that ends before would be waited for
+        from spot_jax.run import hosts
+
+        k, n = hosts.connect(options.distributed)
+        hosts.disconnect()
+    return found[k::n]
 
 
 def help_text(name: str | None) -> str:

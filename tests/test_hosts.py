@@ -167,3 +167,21 @@ def test_bad_address_is_one_line_and_status_2(tmp_path):
     assert done.returncode == 2
     assert done.stderr.count('\n') == 1
     assert 'COORDINATOR:PORT,HOSTS,HOST' in done.stderr
+
+
+def test_two_hosts_share_a_suite(data, tmp_path):
+    """Each makes its own runs, whole; no backend is started where they are shared out: a run would lack its device."""
+    words = [word for word in command('w')[3:] if not word.startswith('--workdir')]
+    (tmp_path / 'suite.py').write_text(f"get_suite = lambda: {{name: {words!r} for name in 'abc'}}\n")
+    says = 'import sys, jax._src.xla_bridge as x; from spot_jax import main; s = main.cli(sys.argv); '
+    says += 'sys.exit(9 if x._backends else s)'
+    with socket.socket() as s:
+        s.bind(('localhost', 0))
+        address = f'localhost:{s.getsockname()[1]}'
+    arguments = [f'--config={tmp_path}/suite.py', f'--workdir={tmp_path}/w']
+    commands = [[sys.executable, '-c', says, *arguments, f'--distributed={address},2,{host}'] for host in (0, 1)]
+    said = finish([subprocess.Popen(c, cwd=ROOT, stdout=subprocess.PIPE, text=True) for c in commands])
+    for text, names in zip(said, ('ac', 'b'), strict=True):
+        assert [line.split()[0] for line in text.splitlines()[:-1]] == list(names)
+        assert text.endswith(f'{len(names)} of {len(names)} runs finished\n')
+    assert all((tmp_path / 'w' / name / 'results.json').exists() for name in 'abc')

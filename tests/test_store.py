@@ -16,7 +16,7 @@ import pytest
 from spot_jax.data import store
 from spot_jax.data.download import download
 from spot_jax.data.load import open_minari
-from spot_jax.data.store import Request, new_dataset, resumable
+from spot_jax.data.store import BeingMadeError, Request, new_dataset, resumable
 from spot_jax.datasets.__main__ import main
 from spot_jax.datasets.listing import show_all
 from spot_jax.recipes import parallel
@@ -159,24 +159,38 @@ def test_what_a_killed_process_left_is_taken_away(folder):
 
 def _hold(pipe):
     with new_dataset(ID, False) as folder:
-        (folder / 'mine').touch()
+        (folder / 'data').mkdir()
         pipe.send('made')
         pipe.recv()
 
 
-def test_two_processes_do_not_make_one_dataset(folder):
+def test_two_processes_do_not_make_one_dataset(folder, capsys, monkeypatch):
+    """The second is refused; a run that needs it waits, and takes the first one's."""
     context = multiprocessing.get_context('fork')
     ours, theirs = context.Pipe()
     process = context.Process(target=_hold, args=(theirs,), daemon=True)
     process.start()
     assert ours.recv() == 'made'
     before = tree(folder)
-    with pytest.raises(InputError, match=f'another process is making {ID}'):
+    with pytest.raises(BeingMadeError, match=f'another process is making {ID}'):
         make()
     assert tree(folder) == before
-    ours.send('end')
-    process.join()
+    calls = []
+
+    def attempt(dataset_id):
+        calls.append(dataset_id)
+        if len(calls) == 3:
+            ours.send('end')
+            process.join()
+        make(dataset_id)
+
+    monkeypatch.setattr(store, 'POLL', 0)
+    store.make_once(ID, attempt)
+    assert calls == [ID] * 3
+    assert capsys.readouterr().err == f'another process is making {ID}: waiting for it\n'
     assert process.exitcode == 0
+    assert tree(folder) == WHOLE[:-1]  # not ours, which has a file of metadata
+    store.make_once(ID, fail)  # is there: not called
 
 
 @pytest.mark.parametrize('command', [['generate', 'spot_jax/pointmaze/umaze-v0', '--transitions=10'], ['import']])

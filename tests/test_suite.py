@@ -197,7 +197,8 @@ def test_a_bad_suite_is_one_line_before_any_run(place, capsys, returns, words):
 @pytest.mark.parametrize(
     ('arguments', 'words'),
     [
-        (['--distributed=auto'], 'a suite is shared out by --config.part=K,N'),
+        (['--distributed=auto', '--config.part=0,2'], 'give one of them'),
+        (['--distributed=nowhere'], '--distributed=nowhere: must be auto, or COORDINATOR:PORT,HOSTS,HOST'),
         (['--config.part=2,2'], 'parts are numbered from 0 to 1'),
         (['--config.tau=x'], 'config.tau'),
     ],

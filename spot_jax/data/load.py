@@ -16,7 +16,7 @@ from spot_jax.acting.tasks import Reference, Task, describe, layout, reference, 
 from spot_jax.data.checks import action_bounds, check_finite, excess, flags, numbers, outside, unit_actions
 from spot_jax.data.download import download
 from spot_jax.data.hdf5 import check_own
-from spot_jax.data.store import check_id, root
+from spot_jax.data.store import check_id, make_once, root
 from spot_jax.storage.checkpoint import read_file
 from spot_jax.system.errors import InputError, first_line
 from spot_jax.system.memory import Part, host_memory, require_room
@@ -48,7 +48,7 @@ def open_minari(dataset_id: str) -> Any:
     path = top / dataset_id
     try:
         if not (path / 'data').exists():
-            download(dataset_id)
+            make_once(dataset_id, download)
         raw = json.loads(read_file(path / 'data' / 'metadata.json'))
         if not (raw.get('observation_space') and raw.get('action_space')):
             # Minari would make the environment that the metadata name, to ask it

@@ -6,6 +6,8 @@ import hashlib
 import os
 import re
 import shutil
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +18,11 @@ from spot_jax.system.errors import InputError
 
 NAMESPACE_METADATA_FILENAME = 'namespace_metadata.json'  # Minari's
 UNFINISHED = re.compile(r'\..*(\.tmp|\.old|-download|-parts-.*)')  # names of what an interruption leaves
+POLL = 0.5  # seconds between two looks at whether another process has made a dataset
+
+
+class BeingMadeError(InputError):
+    """Another process is making the dataset."""
 
 
 class Request(NamedTuple):
@@ -124,7 +131,7 @@ def _claimed(folder: Path, dataset_id: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(f'another process is making {dataset_id}: wait for it') from error
+            raise BeingMadeError(f'another process is making {dataset_id}: wait for it') from error
         except OSError:  # a file system without locks
             pass
         try:
@@ -159,8 +166,8 @@ def _make_namespaces(folders: list[Path]) -> None:
 def new_dataset(dataset_id: str, overwrite: bool) -> Iterator[Path]:
     """Yields a folder for a dataset's files; it takes its place under the id once the block ends without an error.
 
-    Raises InputError if the id is malformed, or is taken and not to be overwritten, or another process is making the
-    dataset, or nothing can be written there: it names the file.
+    Raises InputError if the id is malformed, or is taken and not to be overwritten, or nothing can be written there: it
+    names the file; BeingMadeError if another process is making the dataset.
     """
     try:
         path = _place(dataset_id, overwrite)
@@ -184,6 +191,23 @@ def new_dataset(dataset_id: str, overwrite: bool) -> Iterator[Path]:
         if error.errno is None or isinstance(error, ConnectionError):
             raise  # of no file: the network's, or of the pipe that our output goes to
         raise InputError(f'cannot write {error.filename or dataset_id}: {error.strerror or error}') from error
+
+
+def make_once(dataset_id: str, make: Callable[[str], None]) -> None:
+    """Makes a dataset that is not here; while another process makes it, waits. Raises InputError as `new_dataset`."""
+    place, told = root() / dataset_id / 'data', False
+    while not place.exists():
+        try:
+            make(dataset_id)
+        except InputError as error:
+            if place.exists():  # the other one was quicker
+                return
+            if not isinstance(error, BeingMadeError):
+                raise
+            if not told:
+                print(f'another process is making {dataset_id}: waiting for it', file=sys.stderr)
+            told = True
+            time.sleep(POLL)
 
 
 def _code() -> str:

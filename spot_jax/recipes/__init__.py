@@ -3,7 +3,7 @@
 import os
 import sys
 
-from spot_jax.data.store import Recipe, Request, check_id, root
+from spot_jax.data.store import Recipe, Request, check_id, make_once, root
 from spot_jax.recipes import antmaze, locomotion, pointmaze
 from spot_jax.system.arguments import MAX_SEED
 from spot_jax.system.errors import InputError
@@ -42,19 +42,19 @@ def generate(
 def provide(dataset_id: str) -> None:
     """Makes the dataset of an id if it is a recipe's and is not here; others are left to whoever opens them.
 
-    Raises InputError as `generate` does, and if the id is of a recipe that is gone and its set is not here.
+    While another process makes it, it waits. Raises InputError as `generate` does, and if the id is of a recipe that is gone and its set is not here.
     """
     check_id(dataset_id)
-    is_here = (root() / dataset_id / 'data').exists()
+    place = root() / dataset_id / 'data'
     if dataset_id in RETIRED:
         newer = RETIRED[dataset_id]
-        if not is_here:
+        if not place.exists():
             raise InputError(
                 f'{dataset_id} is not in {root()} and is made no more: begin anew with {newer}, or, to go on with what '
                 'learned from it, put the old set back'
             )
         print(f'{dataset_id} is an older version, kept for what learned from it: begin with {newer}', file=sys.stderr)
-    if dataset_id not in RECIPES or is_here:
+    if dataset_id not in RECIPES or place.exists():
         return
     size = RECIPES[dataset_id].transitions or 'its'
     print(
@@ -62,4 +62,4 @@ def provide(dataset_id: str) -> None:
         f'`python -m spot_jax.datasets generate {dataset_id} --transitions=N`',
         file=sys.stderr,
     )
-    generate(dataset_id)
+    make_once(dataset_id, generate)

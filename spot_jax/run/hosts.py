@@ -47,7 +47,13 @@ def connect(text: str) -> tuple[int, int]:
         raise InputError(
             f'--distributed={text}: {reason}; give auto (SLURM, Open MPI, TPU pods) or COORDINATOR:PORT,HOSTS,HOST'
         ) from error
-    return jax.process_index(), jax.process_count()
+    state = distributed.global_state  # jax.process_index() would start the backend: a suite leaves it to its runs
+    return state.process_id, state.num_processes
+
+
+def disconnect() -> None:
+    """Once all hosts have called it, each goes its own way."""
+    jax.distributed.shutdown()
 
 
 def folder(workdir: Path, host: int) -> Path:

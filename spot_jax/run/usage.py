@@ -19,7 +19,8 @@ Of a suite (experiments/suite.py), it makes every run.
   --config=FILE.py[:PRESET]  experiment file and preset; with --help, it tells of its presets
   --workdir=DIR              folder of the run; default: runs/FILE/PRESET
   --config.FIELD=VALUE       changes a field of the config; several values as A,B,...
-  --distributed=HOSTS        shares the members out over hosts: auto (SLURM, ...) or COORDINATOR:PORT,HOSTS,HOST
+  --distributed=HOSTS        shares the members, or a suite's runs, out over hosts:
+                             auto (SLURM, ...) or COORDINATOR:PORT,HOSTS,HOST
   --help                     this text
 
 Exit status: 0, 2 for bad input, 3 if every member diverged, 130 or 143 if it was stopped; of a suite

@@ -1,7 +1,7 @@
 """Suites, every task with every method and four seeds: `--config=experiments/suite.py:pointmaze` (default: smoke).
 
 Each run has a folder of its own below the suite's, which `python -m spot_jax.report` reads. `--config.FIELD=VALUE` is
-set for all runs; `--distributed`, or `--config.part=K,N`, takes the K-th of N parts of them, so that hosts share a suite.
+set for all runs; `--distributed`, or `--config.part=K,N`, takes the K-th of N parts of them: hosts share a suite.
 """
 
 from spot_jax.methods import METHODS

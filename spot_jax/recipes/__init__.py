@@ -42,7 +42,8 @@ def generate(
 def provide(dataset_id: str) -> None:
     """Makes the dataset of an id if it is a recipe's and is not here; others are left to whoever opens them.
 
-    While another process makes it, it waits. Raises InputError as `generate` does, and if the id is of a recipe that is gone and its set is not here.
+    While another process makes it, it waits. Raises InputError as `generate` does, and if the id is of a recipe that is
+    gone and its set is not here.
     """
     check_id(dataset_id)
     place = root() / dataset_id / 'data'

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import antmaze
-from spot_jax.benchmark import methods, scaling
+from spot_jax.benchmark import methods, products, scaling
 from spot_jax.benchmark.__main__ import main
 from spot_jax.benchmark.phases import random_rows, update_flops
 from spot_jax.core.types import unpack
@@ -111,6 +111,29 @@ def assert_same(loss, net, our_loss, our_grads):
         np.testing.assert_allclose(layer.bias.grad, our_grads[f'Dense_{i}']['bias'], rtol=1e-5, atol=1e-6)
 
 
+def test_products_alone_are_those_of_an_update(monkeypatch):
+    """Of behaviour cloning, by hand: three layers forward, the gradients of each kernel and of what two layers take."""
+    config = antmaze.get_config('umaze,bc')
+    config.update_from_flattened_dict({'bc.batch_size': BATCH, 'bc.hidden_dims': (7, 6)})
+    ran = []
+    dot_general = jax.lax.dot_general
+
+    def noted(x, y, dimension_numbers):
+        product = dot_general(x, y, dimension_numbers)
+        ran.append((product.shape, x.size * y.size))
+        return product
+
+    monkeypatch.setattr(jax.lax, 'dot_general', noted)
+    made = products.case('bc', config, (OBSERVATION, ACTION), 'policy', 3)
+    made.run(3)
+    sizes = [(OBSERVATION, 7), (7, 6), (6, ACTION)]
+    forward = [((BATCH, o), BATCH * i * i * o) for i, o in sizes]
+    kernels = [((i, o), BATCH * i * BATCH * o) for i, o in sizes]
+    inputs = [((BATCH, i), BATCH * o * i * o) for i, o in sizes[1:]]
+    assert sorted(ran) == sorted(forward + kernels + inputs)
+    assert made.flops == sum(2 * BATCH * i * o * (3 - (i == OBSERVATION)) for i, o in sizes)
+
+
 def test_command(tmp_path, capsys):
     path = tmp_path / 'figures.json'
     command = [
@@ -123,8 +146,9 @@ def test_command(tmp_path, capsys):
     command += ['--steps=4', '--rounds=1', '--members=2', f'--json={path}']
     assert main(command) == 0
     figures = json.loads(path.read_text())
-    names = ['cvae', 'policy L=1', 'policy L=10', 'policy L=1 M=2']
-    assert [row['case'] for row in figures[1:]] == [f'{name} | spot_jax' for name in names]
+    one = [f'{name} | {kind}' for name in ('cvae', 'policy L=1', 'policy L=10') for kind in ('spot_jax', 'products')]
+    assert [row['case'] for row in figures[1:]] == [*one, 'policy L=1 M=2 | spot_jax']
+    assert [row['gflop_per_update'] for row in figures[1:7:2]] == [row['gflop_per_update'] for row in figures[2:7:2]]
     assert all(row['updates_per_s'] > 0 and row['memory_mib'] > 0 for row in figures[1:])
     assert main(command) == 2
     assert 'there already' in capsys.readouterr().err

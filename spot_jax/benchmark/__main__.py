@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from spot_jax.benchmark import gpu, kernels, methods, rounding, scaling
+from spot_jax.benchmark import gpu, kernels, methods, products, rounding, scaling
 from spot_jax.benchmark.phases import Case, case, data_of_rows, random_rows, update_flops, with_settings
 from spot_jax.benchmark.timing import measure
 from spot_jax.methods import spot
@@ -36,7 +36,7 @@ def case_name(phase: str, num_samples: int) -> str:
 
 
 def jax_cases(config: ConfigDict, args: argparse.Namespace, rows: np.ndarray) -> list[Case]:
-    """spot_jax: CVAE, policy at L = 1 and 10 of one member, then the populations."""
+    """spot_jax: CVAE, policy at L = 1 and 10 of one member and the products of each alone, then the populations."""
     on_device, cases = data_of_rows(rows), []
     plan = [('cvae', 1, 1), ('policy', 1, 1), ('policy', 10, 1), *(('policy', 1, m) for m in args.members if m > 1)]
     for phase, num_samples, num_members in plan:
@@ -45,6 +45,8 @@ def jax_cases(config: ConfigDict, args: argparse.Namespace, rows: np.ndarray) ->
         steps = max(10, args.steps // num_samples // num_members // config.policy_freq) * config.policy_freq
         name = case_name(phase, num_samples) + (f' M={num_members}' if num_members > 1 else '')
         cases.append(case(f'{name} | spot_jax', changed, on_device, phase, args.sizes, steps))
+        if num_members == 1:
+            cases.append(products.case(f'{name} | products', changed, args.sizes, phase, steps))
     return cases
 
 
@@ -85,17 +87,21 @@ def torch_cases(config: ConfigDict, args: argparse.Namespace, rows: np.ndarray) 
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The figures for people; ratios are to the published baseline of the same work."""
+    """The figures for people: ratios to the published baseline of the same work, shares of its products."""
     lines = [f'{rows[0]["case"]}: {rows[0]["gflop_per_s"]:.0f} GFLOP/s on {jax.devices()[0]}']
-    lines.append('case                            updates/s   range          GFLOP  of matmul  ratio  compile s  MiB')
+    lines.append(
+        'case                            updates/s   range          GFLOP  of matmul  products  ratio  compile s  MiB'
+    )
     by_name = {row['case']: row for row in rows[1:]}
     for name, row in by_name.items():
-        published = by_name.get(f'{name.split(" |")[0].split(" M=")[0]} | torch published')
+        work = name.split(' |')[0].split(' M=')[0]
+        published, alone = (by_name.get(f'{work} | {other}') for other in ('torch published', 'products'))
         ratio = f'{row["updates_per_s"] / published["updates_per_s"]:5.2f}' if published else '    -'
+        share = f'{100 * row["updates_per_s"] / alone["updates_per_s"]:7.0f}%' if alone else '       -'
         memory = '   -' if row['memory_mib'] is None else f'{row["memory_mib"]:4.0f}'
         lines.append(
             f'{name:30s}  {row["updates_per_s"]:9.1f}  {row["lowest"]:6.1f}-{row["highest"]:6.1f}  '
-            f'{row["gflop_per_update"]:5.2f}  {100 * row["share_of_matmul_rate"]:8.0f}%  {ratio}  '
+            f'{row["gflop_per_update"]:5.2f}  {100 * row["share_of_matmul_rate"]:8.0f}%  {share}  {ratio}  '
             f'{row["compile_s"]:9.1f}  {memory}'
         )
     return '\n'.join(lines)

@@ -16,14 +16,23 @@ def live(jaxpr: Any) -> Iterator[Any]:
             yield equation
 
 
-def of(jaxpr: Any) -> int:
-    """The operations of all products that a traced function runs."""
-    total = 0
+def products(jaxpr: Any) -> Iterator[Any]:
+    """The equations of all products that a traced function runs, those of a scan as often as it runs."""
     for equation in live(jaxpr):
         if equation.primitive.name == 'dot_general':
-            (contracted, _), _ = equation.params['dimension_numbers']
-            shape = equation.invars[0].aval.shape
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[i] for i in contracted)
+            yield equation
         times = equation.params['length'] if equation.primitive.name == 'scan' else 1
-        total += times * sum(of(inner) for inner in core.jaxprs_in_params(equation.params))
-    return total
+        for inner in core.jaxprs_in_params(equation.params):
+            yield from list(products(inner)) * times
+
+
+def operations(product: Any) -> int:
+    """Those of one."""
+    (contracted, _), _ = product.params['dimension_numbers']
+    shape = product.invars[0].aval.shape
+    return 2 * math.prod(product.outvars[0].aval.shape) * math.prod(shape[i] for i in contracted)
+
+
+def of(jaxpr: Any) -> int:
+    """The operations of all products that a traced function runs."""
+    return sum(map(operations, products(jaxpr)))

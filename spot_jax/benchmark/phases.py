@@ -93,11 +93,21 @@ def lower(config: ConfigDict, phase: str, sizes: tuple[int, int], steps: int, sh
     return run.lower(*jax.tree.map(shape, (*jax.eval_shape(arguments), rows)))
 
 
+def bytes_of(compiled: Any) -> int:
+    """The memory that a compiled program takes, with its arguments."""
+    memory = compiled.memory_analysis()
+    return memory.argument_size_in_bytes + memory.temp_size_in_bytes
+
+
+def block_of(config: ConfigDict, sizes: tuple[int, int], phase: str) -> int:
+    """The gradient steps of a block of a phase."""
+    parts = build(config, *sizes)
+    return {**{stage.name: stage.block for stage in parts.stages}, 'policy': parts.algorithm.block}[phase]
+
+
 def update_flops(config: ConfigDict, sizes: tuple[int, int], phase: str) -> float:
     """Floating-point operations of the products of one gradient step of one member."""
-    parts = build(config, *sizes)
-    block = {stage.name: stage.block for stage in parts.stages} | {'policy': parts.algorithm.block}
-    return flops.of(of_phases(config, sizes)[phase][0].jaxpr) / block[phase]
+    return flops.of(of_phases(config, sizes)[phase][0].jaxpr) / block_of(config, sizes, phase)
 
 
 def case(
@@ -125,6 +135,5 @@ def case(
         held[0], metrics = compiled(held[0], *rest, rows)
         jax.block_until_ready(metrics)
 
-    memory = compiled.memory_analysis()
-    size = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    return Case(name, run, steps, len(members(config).members), update_flops(config, sizes, phase), compile_s, size)
+    work, size = update_flops(config, sizes, phase), bytes_of(compiled)
+    return Case(name, run, steps, len(members(config).members), work, compile_s, size)

@@ -23,7 +23,7 @@ from spot_jax.run.config import members
 from spot_jax.run.workdir import read_run
 from spot_jax.storage.checkpoint import write_atomically
 from spot_jax.storage.outputs import require_free
-from spot_jax.system.arguments import MAX_EPISODES, MAX_SEED, Parser, several, whole
+from spot_jax.system.arguments import MAX_EPISODES, MAX_SEED, Parser, place, several, whole
 from spot_jax.system.errors import InputError
 
 
@@ -112,14 +112,14 @@ def evaluate(
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = Parser(prog='python -m spot_jax.evaluate', description=__doc__)
-    parser.add_argument('workdir', type=Path)
+    parser.add_argument('workdir', type=place)
     parser.add_argument('--episodes', type=whole(1, MAX_EPISODES), help='default: 100, with --video 1')
     parser.add_argument('--member', type=several(whole(0)), help='one or several, as 0,1; default: all')
     parser.add_argument(
         '--seed', type=whole(0, MAX_SEED), default=20_000, help='of the first episode; the others count on'
     )
     parser.add_argument('--trust-environment', action='store_true', help='make what the dataset names, whatever it is')
-    parser.add_argument('--video', type=Path, help='film the episodes: a .mp4 or a .gif')
+    parser.add_argument('--video', type=place, help='film the episodes: a .mp4 or a .gif')
     parser.add_argument('--overwrite', action='store_true', help='replace a film that is there')
 
     def command(a: argparse.Namespace) -> None:

@@ -31,7 +31,7 @@ from spot_jax.run.workdir import read_config
 from spot_jax.run.workdir import read_run as read_trained
 from spot_jax.storage.folder import read_json, read_rows
 from spot_jax.storage.outputs import require_free, write_all
-from spot_jax.system.arguments import MAX_EPISODES, Parser, whole
+from spot_jax.system.arguments import MAX_EPISODES, Parser, place, whole
 from spot_jax.system.errors import InputError
 
 EVALUATION_SEED = 20_000  # of the first episode, as `python -m spot_jax.evaluate` has it
@@ -182,8 +182,8 @@ def plot(
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = Parser(prog='python -m spot_jax.plot', description=__doc__)
-    parser.add_argument('workdirs', metavar='DIR', nargs='+', type=Path, help='folders of runs')
-    parser.add_argument('--output', type=Path, help="folder of the pictures; default: the first DIR's plots")
+    parser.add_argument('workdirs', metavar='DIR', nargs='+', type=place, help='folders of runs')
+    parser.add_argument('--output', type=place, help="folder of the pictures; default: the first DIR's plots")
     parser.add_argument('--metric', help='column of metrics.csv; default: success rate, normalized score or return')
     parser.add_argument('--overwrite', action='store_true', help='replace pictures that are there')
     parser.add_argument('--member', type=whole(0), default=0, help='whose episodes are drawn; default: %(default)s')

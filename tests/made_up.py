@@ -62,7 +62,7 @@ def make_run(workdir, successes, diverged=(), finished=True, sha256='d' * 64, mo
     config = tiny(seeds=tuple(range(len(successes))), **changes) if 'seeds' not in changes else tiny(**changes)
     workdir.mkdir(parents=True)
     folder.write_config(config, workdir)
-    write_metrics(workdir, config, successes, (20, 40) if finished else (20,))
+    write_metrics(workdir, config, successes, (20, config.offline.steps) if finished else (20,))
     if finished:
         found = results_of(config, successes, diverged, sha256, **(more or {}))
         (workdir / 'results.json').write_text(json.dumps(found))

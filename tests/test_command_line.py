@@ -248,6 +248,7 @@ def test_bad_options(capsys, arguments, words):
         (['cvae.restore=x', 'cvae.steps=2'], ['cvae.steps']),
         (['regularizer.multiplier_lr=2'], ['regularizer.multiplier_lr']),
         (['regularizer.constraint=0.5', 'regularizer.name=bc'], ['regularizer.constraint']),
+        (['regularizer.constraint=0.5', 'regularizer.weight=0'], ['regularizer.constraint']),
         (['noise_clip=0', 'policy_noise=0.3'], ['policy_noise']),
         # These have one, or say what the preset says anyway.
         (['regularizer.weight=2', 'regularizer.name=bc', 'cvae.steps=100000'], []),

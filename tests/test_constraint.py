@@ -11,6 +11,7 @@ from tiny import tiny
 
 from spot_jax.core.method import Algorithm
 from spot_jax.core.train_state import TrainState
+from spot_jax.methods import spot
 from spot_jax.methods.constraint import Constraint, bound, constrained, measure
 from spot_jax.methods.regularizers import Regularizer
 from spot_jax.run import restore, scoring, training
@@ -82,6 +83,13 @@ def test_quantiles_of_the_datas_penalties():
     np.testing.assert_allclose(quantiles, np.quantile(drawn[0].actions[:, 0] + 10, np.linspace(0, 1, 101)), rtol=1e-5)
     np.testing.assert_allclose(metrics['data_penalty'], [drawn[0].actions.mean() + 10], rtol=1e-5)
     assert stage.result(quantiles, 'density') == {'density': 'density', 'quantiles': quantiles}
+
+
+def test_what_is_0_is_not_bounded():
+    """A multiple of 0 is 0."""
+    bounded = lambda **changes: spot.make_spec(tiny(**{'regularizer.constraint': 0.5, **changes}), 2, 1).constraint
+    assert bounded(**{'regularizer.weight': 0.0}) is None
+    assert bounded(**{'regularizer.weight': 0.0, 'grid.regularizer_weight': (0.0, 0.1)}) is not None
 
 
 def test_runs(finished, tmp_path):

@@ -164,7 +164,7 @@ def test_run_without_a_policy_has_learning_curves_only(finished, tmp_path, capsy
         (['empty'], 'empty has no metrics yet'),
         (['damaged'], 'cannot read damaged/config.json'),
         (['torn'], 'torn/metrics.csv is damaged'),
-        (['--output=empty/config.json/x'], 'cannot write in empty/config.json/x: Not a directory'),
+        (['--output=empty/config.json/x'], 'cannot write empty/config.json/x: Not a directory'),
     ],
 )
 def test_bad_command_is_one_line_and_status_2(finished, tmp_path, monkeypatch, capsys, arguments, words):

@@ -15,6 +15,7 @@ from tiny import tiny
 
 from spot_jax import main
 from spot_jax.report import __main__ as report
+from spot_jax.report import runs as runs_of_report
 from spot_jax.report import scores, tables, tuning
 from spot_jax.report.collect import collect
 from spot_jax.report.compare import compare
@@ -46,7 +47,7 @@ def runs(tmp_path):
 
 def test_scores_are_the_posters_table(runs):
     rows, problems = rows_of(runs)
-    assert problems == []
+    assert problems == ['medium/iql is in no table of scores: unfinished: offline 20 of 40']
     table = scores.score_table(rows)
     std = '35.4'  # of 100 and 50: 50 / sqrt(2)
     assert table.columns == ['task', 'BC', 'IQL', 'SPOT']
@@ -85,6 +86,43 @@ def test_what_differs_is_kept_apart(tmp_path):
     assert rows[0].label == f'{UMAZE}, data=dddddddd, evaluation.episodes=2, offline.steps=40'
     assert [len(group.entries) for row in rows for group in row.groups.values()] == [2, 1, 1, 1]
     assert scores.blocks(rows) == []
+
+
+def test_what_lacks_a_seed_is_marked_and_never_the_best(tmp_path):
+    make_run(tmp_path / 'bc', [1.0, 1.0], method='bc')
+    evaluation(returns=None)(tmp_path / 'bc')
+    make_run(tmp_path / 'iql', [1.0], method='iql', seeds=(0, 1), part=(0, 2))
+    make_run(tmp_path / 'dt', [0.0, 1.0, 1.0], method='dt', diverged=[0])
+    evaluation(returns=None)(tmp_path / 'dt')
+    make_run(tmp_path / 'awac', [0.5, 0.5], method='awac')
+    make_run(tmp_path / 'td3_bc', [0.0, 0.5], method='td3_bc')
+    make_run(tmp_path / 'td3_bc' / 'inner', [0.5, 0.0], method='plas')  # below another run
+    (row,), problems = rows_of(tmp_path)
+    assert problems == []
+    table = scores.score_table([row])
+    cells = dict(zip(table.columns, table.rows[0], strict=True))
+    assert cells['BC'] == '100.0 (1 of 2 without a score)'
+    assert cells['IQL'] == '100.0 (1 of 2 seeds are not there)'
+    assert cells['DT'] == '100.0 (1 of 3 diverged, 1 of 3 without a score)'
+    assert cells['PLAS'] == '25.0 ± 35.4'
+    assert table.best == {(0, table.columns.index('AWAC'))}
+    ((_, labels),) = scores.blocks([row])
+    assert labels == ['AWAC', 'TD3+BC', 'PLAS']
+    shown = {name: last for name, _, _, _, last, _ in run_table(collect([tmp_path]).runs).rows}
+    assert shown['dt'] == 'success rate 1'  # that of the diverged seed, 0, does not count
+
+
+def test_only_seeds_that_diverged_have_a_cross(tmp_path):
+    """Whatever the lengths of their metrics.csv; one that ends before its run has no curve."""
+    make_run(tmp_path / 'a', [0.5, 0.5], diverged=[0, 1])
+    make_run(tmp_path / 'b', [0.5, 0.5], seeds=(2, 3))
+    (row,), _ = rows_of(tmp_path)
+    (curve,) = runs_of_report._curve(row.groups['SPOT'], 'evaluation/success_rate')
+    np.testing.assert_array_equal(curve.stopped, [[40, 0.5], [40, 0.5]])
+    path = tmp_path / 'b' / 'metrics.csv'
+    path.write_text('\n'.join([*path.read_text().splitlines()[:-1], '']))
+    _, (problem,) = rows_of(tmp_path)
+    assert problem == f'no learning curves of b: {path} ends before the run did'
 
 
 def test_settings_of_a_method_are_not_averaged_and_seeds_of_one_are(tmp_path):
@@ -266,7 +304,8 @@ def test_command(runs, tmp_path, capsys):
     assert report.main(arguments) == 0
     printed = capsys.readouterr()
     assert printed.out == f'{out / "index.html"}\n'
-    line, *others = printed.err.splitlines()
+    unfinished, line, *others = printed.err.splitlines()
+    assert unfinished == 'medium/iql is in no table of scores: unfinished: offline 20 of 40'
     assert line.startswith('torn: cannot read')
     assert len(others) == 2
     assert 'differ in environment' in others[0]
@@ -296,6 +335,11 @@ def test_command(runs, tmp_path, capsys):
     assert (out / 'report.md').read_text() == 'mine'
     assert report.main([*arguments, '--overwrite']) == 0
     assert {path: path.read_bytes() for path in files} == files  # the same runs, the same bytes
+    (out / 'pictures' / 'mine.png').touch()
+    assert report.main([str(runs / 'umaze' / 'bc'), f'--out={out}', '--overwrite']) == 0  # no statistics over methods
+    left = {str(path.relative_to(out)) for path in out.rglob('*') if path.is_file()}
+    assert left == {*(out / 'tables' / 'files.txt').read_text().splitlines(), 'tables/files.txt', 'pictures/mine.png'}
+    assert 'pictures/profiles.png' in {str(path.relative_to(out)) for path in files} - left
 
 
 @pytest.mark.parametrize(
@@ -304,7 +348,7 @@ def test_command(runs, tmp_path, capsys):
         (['nowhere', '--out=out'], 'nothing to report'),
         ([], 'required: DIR, --out'),
         (['good'], 'required: --out'),
-        (['good', '--out=good/config.json'], 'cannot write in good/config.json: Not a directory'),
+        (['good', '--out=good/config.json'], 'cannot write good/config.json/tables: Not a directory'),
     ],
 )
 def test_bad_command_writes_nothing(tmp_path, monkeypatch, capsys, arguments, words):

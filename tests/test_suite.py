@@ -91,6 +91,29 @@ def test_what_fails_does_not_end_the_suite_and_what_is_finished_is_skipped(place
         assert log.read() == b''
 
 
+def test_a_log_that_cannot_be_written_ends_one_run(place, capsys):
+    make_run(place / 'runs' / 'good', [0.0, 0.5])
+    (place / 'out' / 'bad.log').mkdir(parents=True)
+    long = 'x' * 300
+    assert cli(place, ['bad', long, 'good']) == 1
+    assert started(place) == ['good']
+    first, second, *_, last = capsys.readouterr().out.splitlines()
+    assert first.startswith('bad failed: out/bad.log: Is a directory; 1 of 3 runs have ended')
+    assert second.startswith(f'{long} failed: out/{long}')
+    assert 'File name too long; 2 of 3' in second
+    assert last == '1 of 3 runs finished'
+
+
+def test_what_is_not_made_is_not_time_that_was_spent(monkeypatch):
+    now = iter([0.0, 10.0])
+    monkeypatch.setattr(suite.time, 'monotonic', lambda: next(now))
+    progress = suite.Progress(0, 1000)
+    progress.update(100)
+    progress.drop(500)
+    assert progress.left() == 'about 0:00:40'  # 400 at ten a second
+    progress.close()
+
+
 def test_a_signal_is_passed_on_once_and_ends_the_suite(place, capsys):
     def send():
         while not (place / 'ready').exists():

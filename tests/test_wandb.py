@@ -4,13 +4,15 @@ import csv
 import importlib.util
 import json
 import struct
+import time
 
 import pytest
 from tiny import tiny
 
 from spot_jax.run import training
+from spot_jax.run.fields import problem
 from spot_jax.storage.metrics import MetricWriter
-from spot_jax.storage.wandb_runs import ID_FILE, WandbRuns
+from spot_jax.storage.wandb_runs import ID_FILE, WandbRuns, require_ready
 from spot_jax.system.errors import InputError
 
 wandb = pytest.importorskip('wandb')
@@ -41,6 +43,7 @@ def records(path):
 
 def kept(workdir):
     """Of each process's run of each member, in the order of their beginning: how it is called, and its history."""
+    wandb.teardown()  # waits for the files, as the end of a process does
     found = []
     for path in sorted(workdir.glob('wandb/offline-run-*/*.wandb'), key=lambda path: path.stat().st_mtime_ns):
         history, run = [], None
@@ -74,6 +77,7 @@ def test_a_resumed_run_goes_on_with_the_same_runs_at_the_same_steps(tmp_path):
         first.write([*rows(3, [10]), *rows(4, [10])])
         position = first.position
         first.write(rows(3, [20]))  # after the checkpoint: lost, and made again
+    time.sleep(1.1)  # W&B names folders by the second
     with writer(tmp_path, position) as second:
         second.write([*rows(3, [20, 30]), *rows(4, [20])])
     prefix = (tmp_path / ID_FILE).read_text().strip()
@@ -123,11 +127,17 @@ def test_that_cannot_begin(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(importlib.util, 'find_spec', lambda name: None)
         with pytest.raises(InputError, match=r"not installed: pip install 'spot_jax\[wandb\]'"):
-            writer(tmp_path, 0)
+            require_ready('project')
+    with monkeypatch.context() as patch:
+        patch.setenv('WANDB_MODE', 'online')
+        patch.setattr(wandb, 'login', lambda: wandb.not_there)
+        wandb.teardown()  # it has read the settings
+        with pytest.raises(InputError, match='with WANDB_MODE=offline the runs stay in their folder'):
+            training.run(tiny(**{'wandb.project': 'project'}), tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+    wandb.teardown()
     monkeypatch.setattr(wandb, 'init', lambda **_: wandb.not_there)
-    with pytest.raises(
-        InputError, match=r'^config\.wandb\.project=project: .* keeps the runs if WANDB_MODE is offline$'
-    ):
+    with pytest.raises(InputError, match=r'^config\.wandb\.project=project: .*; the same command without it goes on$'):
         writer(tmp_path, 0)
 
 
@@ -144,3 +154,9 @@ def test_metrics_go_on_when_it_fails(tmp_path, monkeypatch, capsys):
     )
     assert said.err == 'nothing goes to Weights & Biases from now on: division by zero\n'
     assert [history for _, history in kept(tmp_path)] == [[(0, cell(10))], []]
+
+
+@pytest.mark.parametrize(('name', 'fits'), [('my project_1.2', True), ('a/b', False), ('', False), ('x' * 129, False)])
+def test_names_of_projects(name, fits):
+    """Weights & Biases takes no others: told before anything is written."""
+    assert (problem('wandb.project', name) is None) == fits

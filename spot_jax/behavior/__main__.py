@@ -11,7 +11,7 @@ from pathlib import Path
 from spot_jax.behavior.curves import plot
 from spot_jax.behavior.settings import SETTINGS
 from spot_jax.behavior.ship import ship
-from spot_jax.system.arguments import MAX_SEED, Parser, whole
+from spot_jax.system.arguments import MAX_SEED, Parser, place, whole
 
 MAX_STEPS = 10**9 - 1  # counters are int32
 
@@ -35,16 +35,16 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest='command', required=True)
     learn = commands.add_parser('train', help='train a behaviour policy, or go on with it')
     learn.add_argument('robot', choices=SETTINGS)
-    learn.add_argument('--workdir', type=Path, required=True)
+    learn.add_argument('--workdir', type=place, required=True)
     learn.add_argument('--steps', type=whole(1, MAX_STEPS), help="environment steps; default: the robot's own number")
     learn.add_argument('--seed', type=whole(0, MAX_SEED), default=0)
     keep = commands.add_parser('ship', help='put a trained policy into the package, with its card')
     keep.add_argument('name', help='of the policy from now on: ant, hopper-medium, ...')
-    keep.add_argument('--workdir', type=Path, required=True)
+    keep.add_argument('--workdir', type=place, required=True)
     keep.add_argument('--kind', choices=['medium', 'expert'], default='expert')
     draw = commands.add_parser('plot', help='learning curves as a picture')
-    draw.add_argument('workdirs', type=Path, nargs='+', metavar='DIR')
-    draw.add_argument('--out', type=Path, required=True, metavar='FILE.png')
+    draw.add_argument('workdirs', type=place, nargs='+', metavar='DIR')
+    draw.add_argument('--out', type=place, required=True, metavar='FILE.png')
     learn.set_defaults(run=lambda args: train(args.robot, args.workdir, args.steps, args.seed))
     keep.set_defaults(run=lambda args: ship(args.name, args.workdir, args.kind))
     draw.set_defaults(run=lambda args: plot(args.workdirs, args.out))

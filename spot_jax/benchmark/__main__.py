@@ -11,7 +11,6 @@ import importlib.util
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,7 +23,7 @@ from spot_jax.benchmark.timing import measure
 from spot_jax.methods import spot
 from spot_jax.pictures.style import png
 from spot_jax.run.config_files import read_config
-from spot_jax.system.arguments import Parser, several, whole
+from spot_jax.system.arguments import Parser, place, several, whole
 from spot_jax.system.errors import InputError
 
 NO_TORCH = "the baseline needs torch: pip install '.[benchmark]', or leave it out with --no-torch"
@@ -176,8 +175,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--scaling', action='store_true', help='only vary members, L, batch and hidden width')
     parser.add_argument('--methods', action='store_true', help='only every method, at the settings for --config')
     parser.add_argument('--rounding', action='store_true', help='only the losses with rounded products')
-    parser.add_argument('--plot', type=Path, help='draw the scaling to this PNG file')
-    parser.add_argument('--json', type=Path, help='also write the figures to this file')
+    parser.add_argument('--plot', type=place, help='draw the scaling to this PNG file')
+    parser.add_argument('--json', type=place, help='also write the figures to this file')
     return parser.run(argv, benchmark)
 
 

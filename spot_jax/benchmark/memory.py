@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from spot_jax.benchmark.online import Loops
 from spot_jax.run.config_files import read_config
 from spot_jax.run.ring_files import RingFiles
-from spot_jax.system.arguments import Parser, whole
+from spot_jax.system.arguments import Parser, place, whole
 
 MIB = 2**20
 
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
         '--new', type=whole(1), default=50_000, help='transitions of a checkpoint; default: %(default)s'
     )
     parser.add_argument('--restart', action='store_true', help="read the checkpoint's transitions, too")
-    parser.add_argument('--json', type=Path, help='a file for the figures')
+    parser.add_argument('--json', type=place, help='a file for the figures')
 
     def body(args: argparse.Namespace) -> None:
         rows = []

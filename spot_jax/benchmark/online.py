@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -32,7 +31,7 @@ from spot_jax.run.config import members
 from spot_jax.run.config_files import read_config
 from spot_jax.run.finetuning import Collector, options_of
 from spot_jax.run.policy import snapshot
-from spot_jax.system.arguments import Parser, several, whole
+from spot_jax.system.arguments import Parser, place, several, whole
 
 CAPACITY = 10_000  # of the ring: its size changes no speed
 BLOCKS = 64  # of one round with one member; with M members, BLOCKS / M of them, at least 8
@@ -184,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
         '--workers', type=whole(0, 1024), default=1, help='processes of the overlapped loop; default: %(default)s'
     )
     parser.add_argument('--rounds', type=whole(1), default=5, help='default: %(default)s')
-    parser.add_argument('--json', type=Path, help='a file for the figures')
+    parser.add_argument('--json', type=place, help='a file for the figures')
 
     def body(args: argparse.Namespace) -> None:
         results = []

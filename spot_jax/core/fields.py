@@ -1,5 +1,6 @@
 """What an option of a config takes, as data: kinds of values, with the words that tell of them."""
 
+import re
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
@@ -53,6 +54,12 @@ def flag() -> Takes:
 def text(words: str) -> Takes:
     """A string of printable characters that is not empty."""
     fits = lambda value: isinstance(value, str) and bool(value.strip()) and value.isprintable() and len(value) < 4096
+    return Takes(str, words, fits, str)
+
+
+def matching(pattern: str, words: str) -> Takes:
+    """A string of printable characters that a regular expression matches."""
+    fits = lambda value: isinstance(value, str) and value.isprintable() and re.fullmatch(pattern, value) is not None
     return Takes(str, words, fits, str)
 
 

@@ -2,13 +2,12 @@
 
 import signal
 import sys
-from pathlib import Path
 
 from spot_jax.data.d4rl import import_d4rl
 from spot_jax.datasets.listing import show_all
 from spot_jax.datasets.show import show
 from spot_jax.recipes import MAX_TRANSITIONS, generate
-from spot_jax.system.arguments import MAX_SEED, Parser, whole
+from spot_jax.system.arguments import MAX_SEED, Parser, place, whole
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     everything.set_defaults(run=lambda _: show_all())
     tell = commands.add_parser('show', help='what datasets hold')
     tell.add_argument('id', nargs='+')
-    tell.add_argument('--plot', type=Path, metavar='FILE.png', help='draw it too: paths in mazes, or returns')
+    tell.add_argument('--plot', type=place, metavar='FILE.png', help='draw it too: paths in mazes, or returns')
     make = commands.add_parser('generate', help='make a dataset on the spot')
     make.add_argument('id')
     make.add_argument('--transitions', type=whole(1, MAX_TRANSITIONS), help="default: the recipe's own number")
@@ -29,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     make.add_argument('--overwrite', action='store_true')
     take = commands.add_parser('import-d4rl', help="make a dataset of one of D4RL's HDF5 files")
-    take.add_argument('file', type=Path)
+    take.add_argument('file', type=place)
     take.add_argument('--id', required=True, help='NAMESPACE/NAME-vN')
     take.add_argument('--environment', help='to evaluate in, as gymnasium calls it: Hopper-v5, AntMaze_UMaze-v4')
     take.add_argument('--overwrite', action='store_true')

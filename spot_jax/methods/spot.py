@@ -276,6 +276,11 @@ def algorithm(spec: Spec) -> Algorithm:
     return free if spec.constraint is None else constrained(free, spec.constraint)
 
 
+def weights(config: Any) -> tuple[float, ...]:
+    """The members' λ."""
+    return tuple(config.grid.regularizer_weight) or (config.regularizer.weight,)
+
+
 def make_spec(config: Any, observation_dim: int, action_dim: int) -> Spec:
     """The static parts, from a run's config and its dataset's sizes."""
     cvae = CVAE(action_dim, tuple(config.cvae.hidden_dims), config.cvae.latent_dim)
@@ -287,7 +292,7 @@ def make_spec(config: Any, observation_dim: int, action_dim: int) -> Spec:
         config.policy_freq,
         config.normalize_q,
     )
-    bounded = reg.constraint is not None and td3.regularizer.uses_density
+    bounded = reg.constraint is not None and td3.regularizer.uses_density and any(weights(config))
     constraint = Constraint(reg.constraint, reg.multiplier_lr) if bounded else None
     return Spec(cvae, td3, observation_dim, config.batch_size, config.cvae.lr, config.cvae.steps, constraint)
 
@@ -318,6 +323,11 @@ IDLE = (
         ),
     ),
     Idle(lambda o: o.regularizer.name == 'none', 'regularizer.name is none', ('regularizer.weight',)),
+    Idle(
+        lambda o: not any(weights(o)),
+        'regularizer.weight, which they multiply, is 0',
+        ('regularizer.constraint', 'regularizer.multiplier_lr'),
+    ),
     Idle(lambda o: o.regularizer.constraint is None, 'regularizer.constraint is None', ('regularizer.multiplier_lr',)),
     Idle(lambda o: o.cvae.restore is not None, 'cvae.restore is given', ('cvae.steps', 'cvae.lr')),
     Idle(lambda o: o.policy_noise == 0 and not o.grid.policy_noise, 'policy_noise is 0', ('noise_clip',)),

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,11 +53,13 @@ def setting_labels(settings: Sequence[Mapping[str, float]]) -> list[str]:
     return [', '.join(f'{name}={s[name]:.12g}' for name in varied) for s in settings]
 
 
-def learning_curves(rows: Sequence[Mapping[str, str]], metric: str, name: str = '') -> list[Curve]:
+def learning_curves(
+    rows: Sequence[Mapping[str, str]], metric: str, name: str = '', diverged: Collection[str] | None = None
+) -> list[Curve]:
     """One curve per setting of a run's hyperparameters, from the rows of its metrics.csv; `name` begins the labels.
 
-    A seed whose last value comes before the run's last has diverged. Steps that a seed going on has no value at are
-    passed over, else the curve would jump to the others'.
+    `diverged` are the seeds that did. None: of a run that may be going on, those whose last value comes before the
+    run's last. Steps that a seed going on has no value at are passed over, else the curve would jump to the others'.
     Raises KeyError, TypeError or ValueError if a cell makes no sense or none has a value.
     """
     names = [column for column in rows[0] if '/' not in column and column not in BEFORE_HYPERPARAMETERS]
@@ -76,8 +78,9 @@ def learning_curves(rows: Sequence[Mapping[str, str]], metric: str, name: str = 
             if all(step in values for values in going_on):
                 columns[step] = [values[step] for values in going_on]
         mean, low, high = (np.array([f(column) for column in columns.values()]) for f in (np.mean, np.min, np.max))
-        last = [(max(values), values[max(values)]) for values in seeds.values()]
-        stopped = np.array([point for point in last if point[0] < end]).reshape(-1, 2)
+        last = {seed: (max(values), values[max(values)]) for seed, values in seeds.items()}
+        ended = [seed for seed, (step, _) in last.items() if (step < end if diverged is None else seed in diverged)]
+        stopped = np.array([last[seed] for seed in ended]).reshape(-1, 2)
         full_label = ', '.join(filter(None, [name, label]))
         curves.append(Curve(full_label, np.array(list(columns)), mean, low, high, len(seeds), stopped))
     return curves

@@ -4,6 +4,7 @@ DIR are folders of runs, or folders with runs somewhere below. What cannot be us
 in the report; runs that differ in data, length or evaluation are not compared.
 """
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,10 @@ from spot_jax.report.runs import curves, policy_table, run_table, timing
 from spot_jax.report.scores import published, score_sections
 from spot_jax.report.tuning import budget, sensitivity
 from spot_jax.storage.outputs import require_free, write_all
-from spot_jax.system.arguments import Parser
+from spot_jax.system.arguments import Parser, place
 from spot_jax.system.errors import InputError
+
+LIST = 'tables/files.txt'  # in a report's folder: what it wrote
 
 
 def report(tops: Sequence[Path], output: Path, overwrite: bool, with_times: bool = True) -> None:
@@ -37,16 +40,30 @@ def report(tops: Sequence[Path], output: Path, overwrite: bool, with_times: bool
     sections += timing(collected.runs) if with_times else []
     found = files([*sections, published()], collected.runs, run_table(collected.runs), policy_table(rows), problems)
     require_free([output / name for name in found], overwrite, '--out')
-    for _ in write_all(output, found):
+    earlier = _listed(output)
+    for _ in write_all(output, {LIST: '\n'.join([*found, '']).encode(), **found}):
         pass
+    for name in earlier - found.keys():  # of the report that is replaced: a picture of runs that are in no more
+        (output / name).unlink(missing_ok=True)
     print(output / 'index.html')
+
+
+def _listed(output: Path) -> set[str]:
+    """The tables and pictures of the report that is in a folder."""
+    try:
+        lines = (output / LIST).read_text().splitlines()
+    except (OSError, ValueError):
+        return set()
+    return {line for line in lines if re.fullmatch(r'(tables|pictures)/[^/]+', line)}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = Parser(prog='python -m spot_jax.report', description=__doc__)
-    parser.add_argument('folders', metavar='DIR', nargs='+', type=Path, help='folders of runs, or that have runs below')
-    parser.add_argument('--out', metavar='DIR', type=Path, required=True, help='folder of the report')
+    parser.add_argument(
+        'folders', metavar='DIR', nargs='+', type=place, help='folders of runs, or that have runs below'
+    )
+    parser.add_argument('--out', metavar='DIR', type=place, required=True, help='folder of the report')
     parser.add_argument('--overwrite', action='store_true', help='replace files of an earlier report')
     parser.add_argument('--no-times', action='store_true', help='leave out the seconds, which equal runs differ in')
     return parser.run(argv, lambda a: report(a.folders, a.out, a.overwrite, not a.no_times))

@@ -13,7 +13,7 @@ from spot_jax.pictures.style import png
 from spot_jax.report.read import Run
 from spot_jax.report.runs import command, fields
 from spot_jax.report.scores import Section
-from spot_jax.report.tables import FORMATS, Table, markdown
+from spot_jax.report.tables import FORMATS, Table, escaped, markdown
 
 TITLE = 'Offline reinforcement learning: a report of runs'
 
@@ -63,7 +63,7 @@ def in_markdown(sections: Sequence[Section], runs: Sequence[Run], run_table: Tab
     """The same in Markdown, with the pictures beside it."""
     parts = [f'# {TITLE}', summary(runs)]
     if problems:
-        parts += ['Not in the tables, or kept apart:', '\n'.join(f'* {line}' for line in problems)]
+        parts += ['Not in the tables, or kept apart:', '\n'.join(f'* {escaped(line)}' for line in problems)]
     for section in [*sections, Section('Runs', '', [run_table], {})]:
         parts += [f'## {section.title}', section.text]
         for table in section.tables:

@@ -136,8 +136,8 @@ def read_results(workdir: Path, config: ConfigDict) -> Results:
 
 
 def _last_step(rows: list[dict[str, str]]) -> int:
-    """The gradient steps of the last row of metrics.csv; raises ValueError if it has none."""
-    return int(rows[-1].get('gradient_steps', '')) if rows else 0
+    """The gradient steps of the last row of metrics.csv."""
+    return int(rows[-1]['gradient_steps']) if rows else 0
 
 
 def _progress(config: ConfigDict, rows: list[dict[str, str]]) -> str:
@@ -149,24 +149,36 @@ def _progress(config: ConfigDict, rows: list[dict[str, str]]) -> str:
 
 
 def read(workdir: Path, name: str) -> tuple[Run, list[str]]:
-    """A run, and lines on what is damaged of it without spoiling its scores; raises InputError if it cannot be used."""
-    config, problems, rows = read_config(workdir), [], []
+    """A run, and lines on what it lacks without spoiling its scores; raises InputError if it cannot be used."""
+    config = read_config(workdir)
+    problems: list[str] = []
+    rows: list[dict[str, str]] = []
+
+    def unfinished() -> tuple[Run, list[str]]:
+        state = _progress(config, rows)
+        return Run(name, workdir, config, rows, None, state), [*problems, f'{name} is in no table of scores: {state}']
+
     try:
         rows = read_rows(workdir)
-        if rows and not rows[-1].get('gradient_steps', '').isdecimal():
-            raise InputError(f'{workdir / "metrics.csv"} is damaged: it has no gradient_steps')
+        steps = [row.get('gradient_steps', '') if 'member' in row else '' for row in rows]
+        if not all(each.isdecimal() and len(each) < 19 for each in steps):
+            raise InputError(f'{workdir / "metrics.csv"} is damaged: it lacks gradient_steps or members')
     except InputError as error:
         rows = []
         problems.append(f'no learning curves of {name}: {error}')
     if not os.path.lexists(workdir / 'results.json'):
-        return Run(name, workdir, config, rows, None, _progress(config, rows)), problems
+        return unfinished()
     results = read_results(workdir, config)
     done = [p.gradient_steps for p in results.policies if not p.diverged]
     stale = bool(done) and (
         _last_step(rows) > max(done) or (not config.online.steps and done[0] < config.offline.steps)
     )
     if stale:  # it was finished before, and goes on with more steps
-        return Run(name, workdir, config, rows, None, _progress(config, rows)), problems
+        return unfinished()
+    ends = {row['member']: int(row['gradient_steps']) for row in rows}
+    if rows and any(ends.get(str(p.member.number), 0) < p.gradient_steps for p in results.policies if not p.diverged):
+        problems.append(f'no learning curves of {name}: {workdir / "metrics.csv"} ends before the run did')
+        rows = []
     if not rows and not problems:
         problems.append(f'no learning curves of {name}: {workdir / "metrics.csv"} is missing')
     count = sum(p.diverged for p in results.policies)

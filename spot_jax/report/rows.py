@@ -40,6 +40,12 @@ class Group(NamedTuple):
         return np.array([x for x in found if x is not None]) * (100 if metric == 'success_rate' else 1)
 
     @property
+    def num_missing(self) -> int:
+        """How many seeds its runs were to have, and have not: those of parts that are not there."""
+        seeds = {seed for entry in self.entries for seed in entry.run.config.seeds}
+        return len(seeds - {entry.policy.member.seed for entry in self.entries})
+
+    @property
     def num_diverged(self) -> int:
         """How many seeds did."""
         return sum(e.policy.diverged for e in self.entries)

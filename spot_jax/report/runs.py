@@ -84,7 +84,9 @@ def _curve(group: Group, metric: str) -> list[Curve]:
     if not all(math.isfinite(float(row[metric])) and int(row['gradient_steps']) <= MAX_SIZE for row in rows):
         raise ValueError('numbers that cannot be drawn')
     keep = ('gradient_steps', 'seed', 'member', 'phase', metric)  # one curve, whatever its hyperparameters are called
-    return learning_curves([{name: row[name] for name in keep} for row in rows], metric, group.label) if rows else []
+    diverged = {str(e.policy.member.seed) for e in group.entries if e.policy.diverged}
+    kept = [{name: row[name] for name in keep} for row in rows]
+    return learning_curves(kept, metric, group.label, diverged) if rows else []
 
 
 def timing(runs: Iterable[Run]) -> list[Section]:
@@ -125,16 +127,18 @@ def _seeds(run: Run) -> str:
 
 
 def _last(run: Run) -> str:
-    """The mean over members of the last evaluation in metrics.csv."""
+    """The mean of the last evaluation in metrics.csv over the members that have it and have not diverged."""
+    diverged = {str(p.member.number) for p in run.results.policies if p.diverged} if run.results else set()
     for metric in ('success_rate', 'normalized_score', 'return'):
         try:
-            last = {
-                row['member']: float(row[f'evaluation/{metric}']) for row in run.rows if row[f'evaluation/{metric}']
-            }
+            rows = [row for row in run.rows if row[f'evaluation/{metric}']]
+            last = max((int(row['gradient_steps']) for row in rows), default=0)
+            latest = [row for row in rows if int(row['gradient_steps']) == last and row['member'] not in diverged]
+            found = [float(row[f'evaluation/{metric}']) for row in latest]
         except (KeyError, ValueError):
             continue
-        if last:
-            return f'{metric.replace("_", " ")} {np.mean(list(last.values())):.3g}'
+        if found:
+            return f'{metric.replace("_", " ")} {np.mean(found):.3g}'
     return ABSENT
 
 

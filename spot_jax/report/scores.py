@@ -36,12 +36,15 @@ def columns_of(rows: Sequence[Row]) -> list[str]:
 
 def is_whole(group: Group | None, metric: str) -> bool:
     """Whether all seeds have a score: else its mean is that of those who got through."""
-    return group is not None and 0 < len(group.scores(metric)) == len(group.entries)
+    return group is not None and not group.num_missing and 0 < len(group.scores(metric)) == len(group.entries)
 
 
-def _remarks(group: Group, usual: int) -> str:
+def _remarks(group: Group, num_scores: int, usual: int) -> str:
     total = len(group.entries)
-    remarks = [f'{group.num_diverged} of {total} diverged'] if group.num_diverged else []
+    amiss = {'diverged': group.num_diverged, 'without a score': total - group.num_diverged - num_scores}
+    remarks = [f'{count} of {total} {what}' for what, count in amiss.items() if count]
+    if group.num_missing:
+        remarks.append(f'{group.num_missing} of {total + group.num_missing} seeds are not there')
     remarks += [f'{total} seed{"s" * (total > 1)}'] if total != usual and not remarks else []
     return f' ({", ".join(remarks)})' if remarks else ''
 
@@ -55,7 +58,7 @@ def cell(group: Group | None, scores: np.ndarray, usual: int) -> str:
     if group is None:
         return ABSENT
     text = with_spread(*statistics.mean_and_std(scores)) if len(scores) else 'no score'
-    return text + _remarks(group, usual)
+    return text + _remarks(group, len(scores), usual)
 
 
 def score_table(rows: Sequence[Row]) -> Table:
@@ -75,7 +78,7 @@ def score_table(rows: Sequence[Row]) -> Table:
     with_total = len(rows) > 1 and all(map(is_scaled, rows))
     seeds = f'{usual} seeds where nothing else is said' if usual > 1 else 'one seed where nothing else is said'
     note = f'Mean ± standard deviation (n − 1) over seeds of the last evaluation; {seeds}. Bold: the best mean. '
-    note += 'A mean of some of the seeds only, since the others diverged, is never the best and enters no total.'
+    note += 'A mean of some of the seeds only is never the best and enters no total.'
     if with_total:
         cells = with_totals(cells, values)
         best |= {(len(rows), j + 1) for j in best_of_row([None if np.isnan(v) else v for v in values.sum(0)])}

@@ -45,12 +45,16 @@ def best_of_row(values: Sequence[float | None]) -> list[int]:
     return [i for i, value in enumerate(shown) if value == max(there)] if len(there) > 1 else []
 
 
+def escaped(text: str) -> str:
+    """A text as Markdown shows it."""
+    return text.replace('\\', '\\\\').replace('|', '\\|').replace('<', '&lt;').replace('*', '\\*')
+
+
 def markdown(table: Table) -> str:
     """A table as GitHub's Markdown has it, the best cells bold."""
-    escape = lambda text: text.replace('\\', '\\\\').replace('|', '\\|').replace('<', '&lt;').replace('*', '\\*')
-    lines = [f'| {" | ".join(map(escape, table.columns))} |', '|---' * len(table.columns) + '|']
+    lines = [f'| {" | ".join(map(escaped, table.columns))} |', '|---' * len(table.columns) + '|']
     for i, row in enumerate(table.rows):
-        cells = [f'**{escape(c)}**' if (i, j) in table.best else escape(c) for j, c in enumerate(row)]
+        cells = [f'**{escaped(c)}**' if (i, j) in table.best else escaped(c) for j, c in enumerate(row)]
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines) + '\n'
 

@@ -20,6 +20,7 @@ from spot_jax.core.fields import (
     Field,
     choice,
     flag,
+    matching,
     optional,
     real,
     several,
@@ -28,6 +29,9 @@ from spot_jax.core.fields import (
 )
 from spot_jax.methods import GRID, METHODS, path_of
 
+PROJECT = matching(
+    r"[^/\\#?%:'\s][^/\\#?%:']{0,127}", "a project's name of at most 128 characters, none of them one of /\\#?%:'"
+)
 PRECISIONS = ('float32', 'tensorfloat32', 'bfloat16')
 
 # Every method's options by their paths: SPOT's are at the top of the tree, the others' under their names.
@@ -85,9 +89,7 @@ FIELDS: dict[str, Field] = {
     ),
     'checkpoint.interval': Field(50_000, STEPS, 'steps between two checkpoints; 0: only at the end'),
     'checkpoint.keep': Field(2, whole(1), 'the newest ones that are kept'),
-    'wandb.project': Field(
-        None, optional(text('the name of a project')), "of Weights & Biases, which each member's metrics go to as a run"
-    ),
+    'wandb.project': Field(None, optional(PROJECT), "of Weights & Biases, which each member's metrics go to as a run"),
 }
 for _name, _path in GRID.items():
     FIELDS[f'grid.{_name}'] = Field(

@@ -38,6 +38,12 @@ class Progress:
         self._made += updates
         self._bar.update(updates)
 
+    def drop(self, updates: int) -> None:
+        """So many are not made any more."""
+        self._left -= updates
+        self._bar.total -= updates
+        self._bar.refresh()
+
     def left(self) -> str:
         """How long the rest takes at the rate so far, in words."""
         if not self._made:
@@ -112,7 +118,7 @@ class Suite:
                 return  # the run itself tells of it
 
     def _run(self, job: Job) -> int:
-        """Runs a job; returns its exit status."""
+        """Runs a job; returns its exit status. Raises OSError if its log cannot be written."""
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open('ab') as log:
             self._start(job, log)
@@ -120,20 +126,31 @@ class Suite:
             before = done(job)
             while self.process.poll() is None:
                 time.sleep(POLL)
-                now = done(job)
-                self.progress.update(now - before)
-                before = now
+                before = self._count(job, before)
         status = self.process.returncode
         self.process = None
         if not self.stop_signal:
-            self.progress.update(total(job) - before)  # also of one that failed: nothing is left of it
+            self.progress.drop(total(job) - self._count(job, before))  # of one that failed, or diverged
         return status
+
+    def _count(self, job: Job, before: int) -> int:
+        """Counts the updates that the run has made since there were `before`; how many there are."""
+        now = done(job)
+        self.progress.update(now - before)
+        return now
 
     def _tell(self, job: Job, status: int) -> None:
         words = {0: 'finished', ALL_DIVERGED: 'finished, all of its members diverged'}
-        text = words.get(status, f'failed with status {status} ({_last_line(job.log)}; {job.log} tells more)')
-        if status not in words:
-            self.failed.append(job.name)
+        if status in words:
+            self._end(job, words[status])
+        else:
+            self._fail(job, f'failed with status {status} ({_last_line(job.log)}; {job.log} tells more)')
+
+    def _fail(self, job: Job, text: str) -> None:
+        self.failed.append(job.name)
+        self._end(job, text)
+
+    def _end(self, job: Job, text: str) -> None:
         text += f'; {self.ended} of {len(self.jobs)} runs have ended'
         text += f', {self.progress.left()} left' * (self.ended < len(self.jobs))
         self.progress.tell(f'{job.name} {text}')
@@ -142,15 +159,21 @@ class Suite:
         """Runs all jobs that are not finished; returns 0, 1 if one failed, or 128 + the number of a signal to stop."""
         before = {number: signal.signal(number, self.handle_signal) for number in STOPS}
         try:
-            for job in self.jobs:
-                self._wait_for_others(job)
-                if self.stopping():
-                    break
-                self.ended += 1
-                if is_finished(job):
+            for number, job in enumerate(self.jobs, 1):
+                try:
+                    self._wait_for_others(job)
+                    if self.stopping():
+                        break
+                    self.ended = number
+                    if is_finished(job):
+                        continue
+                    self.progress.name(job)
+                    status = self._run(job)
+                except OSError as error:
+                    self.ended = number
+                    self.progress.drop(total(job) - done(job))
+                    self._fail(job, f'failed: {error.filename}: {error.strerror}')
                     continue
-                self.progress.name(job)
-                status = self._run(job)
                 if self.stopping():
                     break
                 self._tell(job, status)

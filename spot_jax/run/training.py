@@ -39,7 +39,7 @@ from spot_jax.run.finetuning import fine_tune, started
 from spot_jax.run.workdir import PHASE_NUMBERS, open_workdir, without_broken
 from spot_jax.storage import checkpoint, folder
 from spot_jax.storage.metrics import MetricWriter
-from spot_jax.storage.wandb_runs import WandbRuns
+from spot_jax.storage.wandb_runs import WandbRuns, require_ready
 from spot_jax.system.backend import require_device
 from spot_jax.system.errors import InputError
 from spot_jax.system.workers import STOPS, refuse_a_rerun
@@ -60,6 +60,8 @@ class Run:
 
     def __init__(self, config: ConfigDict, workdir: Path, source: Any = None):
         self.config, self.workdir, self.task = config, workdir, task_of(config)
+        if config.wandb.project is not None:
+            require_ready(config.wandb.project)  # before anything is written
         if config.online.steps and config.online.restore:
             restore.take_over_population(config)
         selection = selection_of(config)

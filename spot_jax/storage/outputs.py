@@ -27,4 +27,5 @@ def write_all(folder: Path, files: Mapping[str, bytes]) -> Iterator[Path]:
             write_atomically(path, data)
             yield path
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-        raise InputError(f'cannot write in {folder}: {getattr(error, "strerror", error)}') from error
+        place = getattr(error, 'filename', None) or folder
+        raise InputError(f'cannot write {place}: {getattr(error, "strerror", error)}') from error

@@ -1,6 +1,7 @@
 """Weights & Biases: each member of a population is a run of its own, and those of a folder are a group."""
 
 import importlib.util
+import re
 import secrets
 import sys
 from collections import Counter
@@ -12,6 +13,22 @@ from spot_jax.storage.checkpoint import write_atomically
 from spot_jax.system.errors import InputError, first_line
 
 ID_FILE = 'wandb_id'  # in the run's folder: what its members' ids begin with, so that a resumed run finds them again
+
+
+def require_ready(project: str) -> None:
+    """Raises InputError if Weights & Biases is not installed, or is to send its runs and nobody is logged in."""
+    if importlib.util.find_spec('wandb') is None:
+        raise InputError(
+            f"config.wandb.project={project}: Weights & Biases is not installed: pip install 'spot_jax[wandb]'"
+        )
+    try:
+        import wandb
+
+        if wandb.setup().settings.mode in ('online', 'run'):
+            wandb.login()
+    except Exception as error:  # a broken installation raises anything
+        advice = 'with WANDB_MODE=offline the runs stay in their folder'
+        raise InputError(f'config.wandb.project={project}: {first_line(error)}; {advice}') from error
 
 
 class WandbRuns:
@@ -31,13 +48,8 @@ class WandbRuns:
     ):
         """`config` is what all members share, `identities` what tells them apart; `before` are a resumed run's rows.
 
-        Where nobody has logged in, `WANDB_MODE=offline` keeps the runs in the folder. Raises InputError if they cannot
-        be begun.
+        With `WANDB_MODE=offline` the runs stay in the folder. Raises InputError if they cannot be begun.
         """
-        if importlib.util.find_spec('wandb') is None:
-            raise InputError(
-                f"config.wandb.project={project}: Weights & Biases is not installed: pip install 'spot_jax[wandb]'"
-            )
         self._written = Counter(int(row['member']) for row in before)
         self._runs: dict[int, Any] = {}
         try:
@@ -61,10 +73,11 @@ class WandbRuns:
             first = next(iter(self._runs.values()))
             place = f'{workdir}/wandb, from which `wandb sync` sends them' if first.offline else first.url
             print(f'the members are runs of Weights & Biases: {place}')
-        except Exception as error:  # nobody is logged in, no network, a broken installation: it raises anything
+        except Exception as error:  # no network, a full disk: it raises anything
             self.close()
-            where = f'{workdir} keeps the runs if WANDB_MODE is offline'
-            raise InputError(f'config.wandb.project={project}: {first_line(error)}; {where}') from error
+            raise InputError(
+                f'config.wandb.project={project}: {first_line(error)}; the same command without it goes on'
+            ) from error
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes the metrics of rows."""
@@ -90,6 +103,6 @@ class WandbRuns:
 def _id(workdir: Path) -> str:
     """What the ids of this folder's runs begin with, made at the first time."""
     path = workdir / ID_FILE
-    if not path.exists():
+    if not re.fullmatch(r'[0-9a-f]{8}\n', path.read_text() if path.is_file() else ''):
         write_atomically(path, f'{secrets.token_hex(4)}\n'.encode())
     return path.read_text().strip()

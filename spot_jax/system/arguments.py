@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from spot_jax.system.errors import InputError, exit_status
@@ -45,6 +46,13 @@ def whole(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
         return value
 
     return read
+
+
+def place(text: str) -> Path:
+    """An option's type: the path of a file or a folder. An empty one would be the current folder."""
+    if not (text.strip() and text.isprintable()):
+        raise argparse.ArgumentTypeError(f'{text[:40]!r} is no name of a file or folder')
+    return Path(text)
 
 
 def several(item: Callable[[str], int]) -> Callable[[str], list[int]]:

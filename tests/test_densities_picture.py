@@ -4,6 +4,7 @@ import shutil
 
 import jax
 import numpy as np
+import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 from tiny import ID
@@ -18,6 +19,7 @@ from spot_jax.population import program
 from spot_jax.run import policy, scoring, support
 from spot_jax.run.config import members
 from spot_jax.run.workdir import read_run
+from spot_jax.system.errors import InputError
 
 
 def test_histogram_by_hand():
@@ -26,6 +28,15 @@ def test_histogram_by_hand():
     np.testing.assert_allclose(edges, [2, 101, 200])  # of 201 values, 2 (1%) lie below
     np.testing.assert_allclose(shares['spread'] * 99, [101 / 201, 100 / 201])  # 0 and 1 are counted, too
     np.testing.assert_allclose(shares['narrow'] * 99, [1 / 4, 3 / 4])
+
+
+def test_other_data_are_refused(finished, monkeypatch):
+    """Of as many numbers, but not those that the run learned from."""
+    monkeypatch.setattr(scoring, 'load', lambda workdir, member: None)
+    loaded = support.load
+    monkeypatch.setattr(support, 'load', lambda *arguments: loaded(*arguments)._replace(sha256='0' * 64))
+    with pytest.raises(InputError, match=f'^{ID} is other data than the run in .* learned from$'):
+        support.densities(finished, 'tiny')
 
 
 def test_what_is_scored(finished, monkeypatch):

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from spot_jax.acting.scaling import Scaling
 from spot_jax.acting.tasks import task_of
@@ -13,7 +12,8 @@ from spot_jax.pictures.densities import Densities, Slice
 from spot_jax.recipes import provide
 from spot_jax.run import policy, scoring
 from spot_jax.run.scoring import LogProb
-from spot_jax.run.workdir import read_run
+from spot_jax.run.training import selection_of
+from spot_jax.run.workdir import read_config, read_run
 from spot_jax.system.errors import InputError
 
 STATES = 1000  # of the data, that histograms are of
@@ -54,10 +54,10 @@ def densities(workdir: Path, label: str, member: int = 0, seed: int = 0) -> Dens
     """
     log_prob = scoring.load(workdir, member)
     raw, state = read_run(workdir)
-    config, scaling = ConfigDict(raw), Scaling(**state['scaling'])
+    config, scaling = read_config(workdir), Scaling(**state['scaling'])
     provide(config.dataset_id)
-    dataset = load(config.dataset_id, task_of(config), bool(config.get('clip_actions', False)))
-    if (dataset.observation_dim, dataset.action_dim) != (len(scaling.mean), len(scaling.action_low)):
+    dataset = load(config.dataset_id, task_of(config), config.clip_actions, selection_of(config))
+    if dataset.sha256 != state['sha256']:
         raise InputError(f'{config.dataset_id} is other data than the run in {workdir} learned from')
     rng = np.random.default_rng(seed)
     rows = dataset.transitions[rng.integers(len(dataset.transitions), size=STATES)]

@@ -20,6 +20,9 @@ METHODS: dict[str, Method] = {
     'dt': dt.METHOD,
     'rebrac': rebrac.METHOD,
 }
+# The order of their titles in tables: the poster's, with what it lacks in between; others come first.
+IN_TABLES = ['BC', '%BC', 'BCQ', 'BEAR', 'AWAC', 'DT', 'Onestep', 'TD3+BC', 'PLAS', 'PLAS+P', 'CQL', 'Cal-QL', 'IQL']
+IN_TABLES += ['ReBRAC', 'SPOT']
 
 
 def path_of(name: str, field: str) -> str:

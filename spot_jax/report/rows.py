@@ -5,12 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from spot_jax.methods import IN_TABLES
 from spot_jax.report.read import Policy, Run
 from spot_jax.run.config import members
 
-# The poster's order, with what it lacks in between; others come first.
-ORDER = ['BC', '%BC', 'BCQ', 'BEAR', 'AWAC', 'DT', 'Onestep', 'TD3+BC', 'PLAS', 'PLAS+P', 'CQL', 'Cal-QL', 'IQL']
-ORDER += ['ReBRAC', 'SPOT']
 UNITS = {'normalized_score': 'normalised score', 'success_rate': 'success, %', 'return': 'return'}
 
 Facts = tuple[tuple[str, Any], ...]  # names to values, sorted
@@ -106,7 +104,7 @@ def labelled(beginning: str, rest: str) -> str:
 def group_order(group: Group) -> tuple[int, str, list[tuple[str, float | str]]]:
     """The poster's order of methods; the settings of one by their values."""
     name = group.title.partition(' (')[0]
-    place = ORDER.index(name) if name in ORDER else -1
+    place = IN_TABLES.index(name) if name in IN_TABLES else -1
     values = [(name, value if isinstance(value, int | float) else 0.0) for name, value in sorted(group.setting.items())]
     return place, group.title, values  # type: ignore[return-value]
 

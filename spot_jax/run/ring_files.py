@@ -5,6 +5,7 @@ A checkpoint with all rows would take several copies of the ring in memory, and 
 
 import hashlib
 import io
+import tokenize
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class RingFiles:
                 raise DamagedError('it is of another shape')
             if rows.dtype != np.float32 or not np.isfinite(rows).all():
                 raise DamagedError('it has other numbers')
-        except (DamagedError, ValueError, EOFError, OSError) as error:  # the last three are NumPy's
+        except (DamagedError, ValueError, EOFError, OSError, tokenize.TokenError) as error:  # the last four are NumPy's
             raise DamagedError(f'cannot read {path}, which the checkpoint needs: {error}') from error
         return rows, sha256
 

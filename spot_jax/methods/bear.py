@@ -23,7 +23,7 @@ from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
 from spot_jax.methods import constrained, density
 from spot_jax.methods.constrained import CLIP, per_state, repeated, soft_min
 from spot_jax.methods.discrepancy import KERNELS, mmd
-from spot_jax.methods.gaussian import gaussian, networks
+from spot_jax.methods.gaussian import gaussian, networks, values
 
 LOG_ALPHA_RANGE = (-5.0, 10.0)
 
@@ -93,8 +93,8 @@ def samples(actor: MLP, params: Params, observations: Array, noise: Array) -> Ar
 def target_values(state: BEARState, bear: BEAR, batch: Transition, noise: Array, hypers: Hyperparameters) -> Array:
     """r + γ·mask·max over N of the policy's samples a' of the targets' softened min Q̄(s', a'), `[B]`."""
     next_actions = jnp.tanh(samples(bear.actor, state.actor.params, batch.next_observations, noise))
-    next_observations = repeated(batch.next_observations, noise.shape[1])
-    q = soft_min(bear.critic.apply(state.critic.target_params, next_observations, next_actions), hypers.min_weight)
+    next_q = values(bear.critic, state.critic.target_params, batch.next_observations, next_actions)
+    q = soft_min(next_q, hypers.min_weight)
     return batch.rewards + hypers.discount * batch.masks * jnp.max(q, axis=-1)
 
 

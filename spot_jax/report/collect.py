@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from spot_jax.report.read import Run, read
-from spot_jax.storage.folder import FILES, FOLDERS
+from spot_jax.storage.folder import FILES
 from spot_jax.system.errors import InputError, printable
-
-OWN = (*FOLDERS, 'tensorboard', 'wandb')  # folders that a run makes in its own
 
 
 class Collected(NamedTuple):
@@ -32,7 +30,6 @@ def _folders(top: Path) -> Iterator[tuple[Path, bool]]:
         inner.sort()
         names = {*files, *inner}
         if 'config.json' in names:
-            inner[:] = [each for each in inner if each not in OWN]  # others may hold runs of their own
             yield Path(path), True
         elif names & set(FILES) and not any(name.startswith('host_') for name in inner):  # those have configs
             yield Path(path), False

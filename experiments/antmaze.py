@@ -5,6 +5,7 @@ The data are made on the spot at first use. Options follow the preset: `large-di
 
 from ml_collections import ConfigDict
 
+from spot_jax.methods.spot import PLUS
 from spot_jax.run.config import preset_config, read_words
 
 COMMON = {
@@ -29,16 +30,18 @@ PRESETS = {name: {'regularizer.weight': weight} for name, weight in WEIGHTS.item
 
 OPTIONS = {
     'd4rl': "Minari's D4RL/antmaze sets, downloaded",
+    'plus': 'SPOT+: critics with layer norm, three hidden layers, minibatches of 1024, discount 0.995',
     'finetune': 'goes on online for 1 000 000 environment steps',
 }
 
 
 def get_config(name: str = 'umaze') -> ConfigDict:
     """The config of a preset, with the options that follow it."""
-    preset, options, method = read_words(name, 'umaze', OPTIONS)
+    preset, options, method = read_words(name, 'umaze', OPTIONS, ('plus',))
     dataset_id = f'D4RL/antmaze/{preset}-v1' if 'd4rl' in options else f'spot_jax/antmaze/{preset}-v1'
     online: dict[str, float] = {'online.steps': 1_000_000} if 'finetune' in options else {}
     if 'finetune' in options and preset.startswith('large'):
         online['online.discount'] = 0.995
-    common = COMMON | {'dataset_id': dataset_id} | online
+    plus = {**PLUS, 'discount': 0.995} if 'plus' in options else {}
+    common = COMMON | plus | {'dataset_id': dataset_id} | online
     return preset_config(PRESETS, preset, common, method, 'maze', f'antmaze-{preset}')

@@ -6,6 +6,7 @@ others are D4RL's HDF5 files, imported under the ids named here: see `python -m 
 
 from ml_collections import ConfigDict
 
+from spot_jax.methods.spot import PLUS
 from spot_jax.run.config import preset_config, read_words
 
 COMMON = {
@@ -38,15 +39,18 @@ PRESETS = {
     for kind, weight in weights.items()
 }
 
-OPTIONS = {'d4rl': "D4RL's data: medium from Minari, downloaded; the others imported"}
+OPTIONS = {
+    'd4rl': "D4RL's data: medium from Minari, downloaded; the others imported",
+    'plus': 'SPOT+: critics with layer norm, three hidden layers, minibatches of 1024',
+}
 
 
 def get_config(name: str = 'hopper-medium') -> ConfigDict:
     """The config of a preset."""
-    preset, options, method = read_words(name, 'hopper-medium', OPTIONS)
+    preset, options, method = read_words(name, 'hopper-medium', OPTIONS, ('plus',))
     robot, _, kind = preset.partition('-')
     source = 'd4rl' if 'd4rl' in options else 'generated'
-    common = COMMON | {'dataset_id': DATASETS[source].get(kind, '').format(robot)}
+    common = COMMON | (PLUS if 'plus' in options else {}) | {'dataset_id': DATASETS[source].get(kind, '').format(robot)}
     config = preset_config(PRESETS, preset, common, method, 'locomotion', preset)
     if source == 'generated':
         config.regularizer.weight = GENERATED_WEIGHTS.get(preset, config.regularizer.weight)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from spot_jax.methods.spot import PLUS
 from spot_jax.run.config import preset_config, read_words
 
 COMMON = {
@@ -27,9 +28,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     'large': {'regularizer.weight': 0.05, 'offline.steps': 50_000, 'discount': 0.995},  # untried
 }
 
+OPTIONS = {'plus': 'SPOT+: critics with layer norm, three hidden layers, minibatches of 1024, discount 0.995'}
+
 
 def get_config(name: str = 'umaze') -> ConfigDict:
-    """The config of a preset, of the method that follows it."""
-    preset, _, method = read_words(name, 'umaze', ())
-    common = COMMON | {'dataset_id': f'spot_jax/pointmaze/{preset}-v0'}
+    """The config of a preset, with the options that follow it."""
+    preset, options, method = read_words(name, 'umaze', OPTIONS, ('plus',))
+    plus = {**PLUS, 'discount': 0.995} if 'plus' in options else {}
+    common = COMMON | plus | {'dataset_id': f'spot_jax/pointmaze/{preset}-v0'}
     return preset_config(PRESETS, preset, common, method, 'maze', 'pointmaze')

@@ -126,6 +126,8 @@ def jobs(argv: list[str], file: ConfigFile | None = None) -> list[tuple[str, lis
     file = file or _file(options)
     fields = dict(assignments)
     require(options.distributed is None or 'part' not in fields, '--distributed and --config.part: give one of them')
+    for path in ('method', 'dataset_id'):  # else the folders' names would lie
+        require(path not in fields, f'config.{path}: a suite names it for each of its runs, in {file.name}')
     k, n = _assigned('part', fields.pop('part', '0,1'))
     require(k < n, f'config.part=({k}, {n}): parts are numbered from 0 to {n - 1}')
     workdir, found = _workdir(file, options.workdir), []

@@ -48,5 +48,16 @@ def test_fine_tuning_as_in_the_paper():
     assert config.dataset_id == 'D4RL/antmaze/large-play-v1'
     config = antmaze.get_config('medium-diverse,finetune')
     assert (config.online.steps, config.online.discount) == (1_000_000, None)
-    with pytest.raises(InputError, match=r"no option 'finetun' .*: choose one of d4rl, finetune"):
+    with pytest.raises(InputError, match=r"no option 'finetun' .*: choose one of d4rl, plus, finetune"):
         antmaze.get_config('umaze,finetun')
+
+
+def test_spot_plus():
+    for module, name, discount in ((antmaze, 'umaze', 0.995), (pointmaze, 'medium', 0.995), (mujoco, '', 0.99)):
+        config, plain = module.get_config(f'{name},plus'), module.get_config(name)
+        assert (config.critic.layer_norm, config.batch_size, config.discount) == (True, 1024, discount)
+        assert config.critic.hidden_dims == config.actor.hidden_dims == (256, 256, 256)
+        assert config.regularizer == plain.regularizer
+        assert (plain.critic.layer_norm, plain.batch_size, plain.discount) == (False, 256, 0.99)
+    with pytest.raises(InputError, match="'umaze': plus does not go with iql: leave out one of them"):
+        antmaze.get_config('umaze,plus,iql')

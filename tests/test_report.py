@@ -335,6 +335,8 @@ def test_command(runs, tmp_path, capsys):
     assert (out / 'report.md').read_text() == 'mine'
     assert report.main([*arguments, '--overwrite']) == 0
     assert {path: path.read_bytes() for path in files} == files  # the same runs, the same bytes
+    assert report.main([*arguments, str(tmp_path / 'missing'), '--overwrite']) == 1  # the rest is reported
+    assert f'{tmp_path / "missing"} is not there' in (out / 'index.html').read_text()
     (out / 'pictures' / 'mine.png').touch()
     assert report.main([str(runs / 'umaze' / 'bc'), f'--out={out}', '--overwrite']) == 0  # no statistics over methods
     left = {str(path.relative_to(out)) for path in out.rglob('*') if path.is_file()}

@@ -224,6 +224,8 @@ def test_a_bad_suite_is_one_line_before_any_run(place, capsys, returns, words):
         (['--distributed=nowhere'], '--distributed=nowhere: must be auto, or COORDINATOR:PORT,HOSTS,HOST'),
         (['--config.part=2,2'], 'parts are numbered from 0 to 1'),
         (['--config.tau=x'], 'config.tau'),
+        (['--config.method=iql'], 'config.method: a suite names it for each of its runs, in suite.py'),
+        (['--config.dataset_id=x'], 'config.dataset_id: a suite names it'),
     ],
 )
 def test_bad_arguments_of_a_suite(place, capsys, arguments, words):

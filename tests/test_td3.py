@@ -12,6 +12,7 @@ from spot_jax.core.types import Transition
 from spot_jax.methods import spot
 from spot_jax.methods.regularizers import REGULARIZERS
 from spot_jax.population import program
+from spot_jax.run.config import default_config
 
 HYPERS = spot.Hyperparameters(*map(jnp.float32, (0.5, 1e-3, 1e-3, 0.9, 0.5, 0.1, 0.2, 0.5)))
 
@@ -84,6 +85,33 @@ def test_initial_values_are_pytorchs():
         assert 0.45 < jnp.abs(leaf).max() <= 0.5  # 1/√4
     for leaf in params['Dense_1'].values():
         assert jnp.abs(leaf).max() <= 1e-3
+
+
+@pytest.mark.parametrize('where', ['layer_norm', 'norm_after'])
+def test_critics_with_layer_norm_by_hand(where):
+    critic, data, rng = DoubleCritic((8, 8), **{where: True}), batch(), np.random.default_rng(0)
+    params = critic.init(jax.random.key(0), data.observations, data.actions)
+    params = jax.tree.map(lambda x: x + rng.normal(size=x.shape).astype(np.float32), params)
+    normal = lambda x: (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    relu = lambda x: np.maximum(x, 0)
+    for row, values in enumerate(critic.apply(params, data.observations, data.actions)):
+        layers = jax.tree.map(lambda x, i=row: np.asarray(x[i], np.float64), params['params']['twin'])
+        x = np.concatenate([data.observations, data.actions], -1)
+        for i in range(2):
+            x = x @ layers[f'Dense_{i}']['kernel'] + layers[f'Dense_{i}']['bias']
+            norm = layers[f'LayerNorm_{i}']
+            affine = lambda x, norm=norm: normal(x) * norm['scale'] + norm['bias']
+            x = relu(affine(x)) if where == 'layer_norm' else affine(relu(x))
+        x = x @ layers['Dense_2']['kernel'] + layers['Dense_2']['bias']
+        np.testing.assert_allclose(values, x[:, 0], rtol=1e-4, atol=1e-4)
+        if row == 0:
+            np.testing.assert_allclose(critic.first(params, data.observations, data.actions), values, rtol=1e-5)
+
+
+def test_layer_norm_is_an_option():
+    config = default_config()
+    config.critic.layer_norm = True
+    assert spot.make_spec(config, 3, 2).td3.critic == DoubleCritic((256, 256), layer_norm=True)
 
 
 @pytest.mark.parametrize('name', REGULARIZERS)

@@ -2,14 +2,19 @@
 
 Memory of online fine-tuning with MEMBERSxCAPACITY rings: what the shapes come to, and the resident memory of a process
 that goes through two blocks of steps and updates, a checkpoint's new transitions, and optionally a restart. Linux only.
+
+With `--offline` that of training on a dataset, for 1 to 256 members and L = 1 and 10, by what the compiler says of the
+programs for this platform: nothing runs.
 """
 
 import argparse
 import concurrent.futures
+import itertools
 import json
 import multiprocessing
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +23,15 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from spot_jax.benchmark.online import Loops
+from spot_jax.benchmark.phases import bytes_of, lower, prepare, with_settings
 from spot_jax.run.config_files import read_config
 from spot_jax.run.ring_files import RingFiles
 from spot_jax.system.arguments import Parser, place, whole
 
 MIB = 2**20
+SIZES = (29, 8)  # of observations and actions, AntMaze's
+POPULATIONS, SAMPLES = (1, 4, 16, 64, 256), (1, 10)
+STEPS = 1000  # of a compiled phase: the default log interval
 
 
 def resident(field: str) -> float:
@@ -32,8 +41,8 @@ def resident(field: str) -> float:
 
 
 def mebibytes(tree: Any) -> float:
-    """MiB of a pytree's arrays."""
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) / MIB
+    """MiB of a pytree's arrays, or of their shapes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) / MIB
 
 
 def measure(
@@ -67,12 +76,46 @@ def measure(
     return row
 
 
+def offline(config: ConfigDict, members: int, num_samples: int, transitions: int) -> dict[str, float]:
+    """MiB of a population's training: its data, what it learns, both phases whole, and a ring of 100 000 steps each."""
+    config = with_settings(config, seeds=tuple(range(members)), **{'regularizer.num_samples': num_samples})
+    row: dict[str, float] = {'members': members, 'num_samples': num_samples}
+    row['data'] = (2 * SIZES[0] + SIZES[1] + 5) * 4 * transitions / MIB
+    for phase in ('cvae', 'policy'):
+        row[f'{phase}_state'] = mebibytes(jax.eval_shape(prepare(config, SIZES, phase, STEPS)[1])[0].learner)
+        row[phase] = bytes_of(lower(config, phase, SIZES, STEPS, transitions=transitions).compile()) / MIB
+    row['ring'] = (2 * SIZES[0] + SIZES[1] + 2) * 4 * 100_000 * members / MIB
+    return row
+
+
 def settings(text: str) -> list[tuple[int, int]]:
     """`MEMBERSxCAPACITY,...` as pairs of numbers."""
     pairs = [part.split('x') for part in text.split(',')]
     if any(len(pair) != 2 for pair in pairs):
         raise argparse.ArgumentTypeError(f'{text[:40]!r} is not MEMBERSxCAPACITY,...')
     return [(whole(1, 10_000)(members), whole(1)(capacity)) for members, capacity in pairs]
+
+
+def of_online(args: argparse.Namespace) -> Iterator[dict[str, float]]:
+    """The rows of the settings, each measured in a process of its own and printed."""
+    context = multiprocessing.get_context('spawn')
+    for setting in args.settings:
+        with concurrent.futures.ProcessPoolExecutor(1, context) as process:
+            options = args.environment, setting, args.transitions, args.new, args.restart
+            yield printed(process.submit(measure, read_config(args.config), *options).result())
+
+
+def of_offline(args: argparse.Namespace) -> Iterator[dict[str, float]]:
+    """The rows of the populations, printed."""
+    config = read_config(args.config)
+    for members, num_samples in itertools.product(POPULATIONS, SAMPLES):
+        yield printed(offline(config, members, num_samples, args.transitions))
+
+
+def printed(row: dict[str, float]) -> dict[str, float]:
+    """The row, once it is printed."""
+    print(' '.join(f'{name}={value:.0f}' for name, value in row.items()), flush=True)
+    return row
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -88,16 +131,11 @@ def main(argv: list[str] | None = None) -> int:
         '--new', type=whole(1), default=50_000, help='transitions of a checkpoint; default: %(default)s'
     )
     parser.add_argument('--restart', action='store_true', help="read the checkpoint's transitions, too")
+    parser.add_argument('--offline', action='store_true', help='of training on a dataset instead')
     parser.add_argument('--json', type=place, help='a file for the figures')
 
     def body(args: argparse.Namespace) -> None:
-        rows = []
-        context = multiprocessing.get_context('spawn')
-        for setting in args.settings:
-            with concurrent.futures.ProcessPoolExecutor(1, context) as process:
-                options = args.environment, setting, args.transitions, args.new, args.restart
-                rows.append(process.submit(measure, read_config(args.config), *options).result())
-            print(' '.join(f'{name}={value:.0f}' for name, value in rows[-1].items()), flush=True)
+        rows = list(of_online(args)) if not args.offline else list(of_offline(args))
         if args.json:
             args.json.write_text(json.dumps(rows, indent=2) + '\n')
 

@@ -82,13 +82,20 @@ def prepare(
     return program.policy_phase(parts.algorithm, steps, **options), arguments
 
 
-def lower(config: ConfigDict, phase: str, sizes: tuple[int, int], steps: int, sharding: Any) -> Any:
-    """A phase of a population lowered from shapes alone, for a million rows; sizes: of observations and actions.
+def lower(
+    config: ConfigDict,
+    phase: str,
+    sizes: tuple[int, int],
+    steps: int,
+    sharding: Any = None,
+    transitions: int = 1_000_000,
+) -> Any:
+    """A phase of a population lowered from shapes alone; sizes: of observations and actions.
 
     All members train at once, as on a GPU.
     """
     run, arguments = prepare(config, sizes, phase, steps, len(members(config).members))
-    rows = jax.eval_shape(data_of_rows, jax.ShapeDtypeStruct((1_000_000, 2 * sizes[0] + sizes[1] + 2), jnp.float32))
+    rows = jax.eval_shape(data_of_rows, jax.ShapeDtypeStruct((transitions, 2 * sizes[0] + sizes[1] + 2), jnp.float32))
     shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     return run.lower(*jax.tree.map(shape, (*jax.eval_shape(arguments), rows)))
 

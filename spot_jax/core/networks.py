@@ -169,14 +169,12 @@ class DoubleCritic(nn.Module):
         return self.twin(x)[..., 0]
 
     def first(self, params: Params, observations: Array, actions: Array) -> Array:
-        """Only the first critic's values, `[...]`: the actor's loss needs no more, and half the work is saved.
-
-        Only for critics without layer norm.
-        """
-        assert not self.layer_norm
-        assert not self.norm_after
+        """Only the first critic's values, `[...]`: the actor's loss needs no more, and half the work is saved."""
         layers = params['params']['twin']
         x = jnp.concatenate([observations, actions], axis=-1)
+        if self.layer_norm or self.norm_after:
+            mlp = MLP(self.hidden_dims, 1, layer_norm=self.layer_norm, norm_after=self.norm_after, parent=None)
+            return mlp.apply({'params': jax.tree.map(lambda x: x[0], layers)}, x)[..., 0]
         for i in range(len(self.hidden_dims) + 1):
             kernel, bias = layers[f'Dense_{i}']['kernel'][0], layers[f'Dense_{i}']['bias'][0]
             x = (x if i == 0 else nn.relu(x)) @ kernel

@@ -53,6 +53,7 @@ FIELDS = {
     'critic.hidden_dims': Field((256, 256), HIDDEN_DIMS, 'units of each hidden layer'),
     'critic.lr': Field(3e-4, POSITIVE, 'learning rate'),
     'critic.output_init': Field(None, optional(real()), "as the actor's"),
+    'critic.layer_norm': Field(False, flag(), 'normalise what goes into each hidden unit'),
     'cvae.hidden_dims': Field((750, 750), HIDDEN_DIMS, 'units of each hidden layer, of encoder and decoder'),
     'cvae.latent_dim': Field(None, optional(whole(1)), 'None: twice the action dimension'),
     'cvae.lr': Field(1e-3, POSITIVE, 'learning rate'),
@@ -69,6 +70,14 @@ FIELDS = {
         "λ follows so that the policy's mean penalty is this quantile of the data's; None: fixed λ",
     ),
     'regularizer.multiplier_lr': Field(1e-3, POSITIVE, "learning rate of the logarithm of λ's multiplier"),
+}
+
+# SPOT+, the word `plus` after a preset: what later work found to matter beside the regulariser (Tarasov et al., 2023).
+PLUS = {
+    'critic.layer_norm': True,
+    'critic.hidden_dims': (256, 256, 256),
+    'actor.hidden_dims': (256, 256, 256),
+    'batch_size': 1024,
 }
 
 
@@ -287,7 +296,7 @@ def make_spec(config: Any, observation_dim: int, action_dim: int) -> Spec:
     reg = config.regularizer
     td3 = TD3(
         Actor(action_dim, tuple(config.actor.hidden_dims), config.actor.output_init, config.actor.dropout),
-        DoubleCritic(tuple(config.critic.hidden_dims), config.critic.output_init),
+        DoubleCritic(tuple(config.critic.hidden_dims), config.critic.output_init, config.critic.layer_norm),
         REGULARIZERS[reg.name](cvae, reg.estimator, reg.num_samples),
         config.policy_freq,
         config.normalize_q,
@@ -359,7 +368,13 @@ METHOD = Method(
         'critic_lr': 'critic.lr',
         'beta': 'cvae.beta',
     },
-    policy_fields=('actor.hidden_dims', 'critic.hidden_dims', 'normalize_observations', 'regularizer.constraint'),
+    policy_fields=(
+        'actor.hidden_dims',
+        'critic.hidden_dims',
+        'critic.layer_norm',
+        'normalize_observations',
+        'regularizer.constraint',
+    ),
     restore='cvae.restore',
     fresh_fields=('cvae.steps', 'cvae.lr', 'cvae.restore', 'actor.output_init', 'critic.output_init'),
     idle=IDLE,

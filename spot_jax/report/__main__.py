@@ -22,8 +22,8 @@ from spot_jax.system.errors import InputError
 LIST = 'tables/files.txt'  # in a report's folder: what it wrote
 
 
-def report(tops: Sequence[Path], output: Path, overwrite: bool, with_times: bool = True) -> None:
-    """Writes a report of all runs in and below `tops`.
+def report(tops: Sequence[Path], output: Path, overwrite: bool, with_times: bool = True) -> int:
+    """Writes a report of all runs in and below `tops`; returns the exit status, 1 if one of them is not there.
 
     Raises InputError, with nothing written, if there are none, or if a file is there already and not to be replaced.
     """
@@ -46,6 +46,7 @@ def report(tops: Sequence[Path], output: Path, overwrite: bool, with_times: bool
     for name in earlier - found.keys():  # of the report that is replaced: a picture of runs that are in no more
         (output / name).unlink(missing_ok=True)
     print(output / 'index.html')
+    return 0 if all(top.is_dir() for top in tops) else 1
 
 
 def _listed(output: Path) -> set[str]:
@@ -58,7 +59,7 @@ def _listed(output: Path) -> set[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit status."""
+    """Runs the command line; returns the exit status: 0, 1 (a folder is not there), 2 (no report)."""
     parser = Parser(prog='python -m spot_jax.report', description=__doc__)
     parser.add_argument(
         'folders', metavar='DIR', nargs='+', type=place, help='folders of runs, or that have runs below'

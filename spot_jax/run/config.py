@@ -69,10 +69,10 @@ class Words(NamedTuple):
     method: str
 
 
-def read_words(text: str, default: str, options: Collection[str]) -> Words:
+def read_words(text: str, default: str, options: Collection[str], own: Collection[str] = ()) -> Words:
     """`NAME[,OPTION...]`: a preset's name (`default` if empty), the options given, and of these the method ('spot').
 
-    Raises InputError on an option that is none of `options`, nor a method.
+    Raises InputError on an option that is none of `options`, nor a method, or one of `own` with another method.
     """
     name, *given = text.split(',')
     known = [*options, *(method for method in METHODS if method not in options)]
@@ -80,7 +80,10 @@ def read_words(text: str, default: str, options: Collection[str]) -> Words:
         require(option in known, f'no option {option!r} of preset {name!r}: choose one of {", ".join(known)}')
     methods = [option for option in dict.fromkeys(given) if option in METHODS]
     require(len(methods) <= 1, f'{name!r} is followed by several methods: {", ".join(methods)}')
-    return Words(name or default, set(given) - set(methods), methods[0] if methods else 'spot')
+    method = methods[0] if methods else 'spot'
+    wrong = [option for option in given if option in own and method != 'spot']
+    require(not wrong, f'{name!r}: {"".join(wrong[:1])} does not go with {method}: leave out one of them')
+    return Words(name or default, set(given) - set(methods), method)
 
 
 def lookup(config: Mapping[str, Any], path: str) -> Any:

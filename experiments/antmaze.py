@@ -40,7 +40,7 @@ def get_config(name: str = 'umaze') -> ConfigDict:
     preset, options, method = read_words(name, 'umaze', OPTIONS, ('plus',))
     dataset_id = f'D4RL/antmaze/{preset}-v1' if 'd4rl' in options else f'spot_jax/antmaze/{preset}-v1'
     online: dict[str, float] = {'online.steps': 1_000_000} if 'finetune' in options else {}
-    if 'finetune' in options and preset.startswith('large'):
+    if 'finetune' in options and preset.startswith('large') and method == 'spot':
         online['online.discount'] = 0.995
     plus = {**PLUS, 'discount': 0.995} if 'plus' in options else {}
     common = COMMON | plus | {'dataset_id': dataset_id} | online

@@ -3,6 +3,7 @@
 # Fine-tunes the policies of a finished run three ways, evaluated every INTERVAL steps, and draws the curves in one
 # picture, OUT/plots: λ cooled over all STEPS, λ constant, and TD3 without a regulariser. The same command resumes.
 set -e
+[ $# -ge 5 ] || { sed -n 2,4p "$0" >&2; exit 2; }
 config=$1 offline=$2 out=$3 steps=$4 interval=$5
 shift 5
 run() {

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from spot_jax.acting import env_pool, environments, evaluation, rendering, specs
+from spot_jax.acting import environments, evaluation, rendering
 from spot_jax.acting.tasks import task_of
 from spot_jax.data.load import evaluation_spec, open_minari, reference_of
 from spot_jax.pictures import films
@@ -85,14 +85,14 @@ def evaluate(
         if len(chosen) > films.MAX_PANELS:
             raise InputError(f'a film shows at most {films.MAX_PANELS} members: choose some by --member=0,1')
         rendering.choose_backend()
-    options = config['evaluation']  # an older run's lack some
-    max_steps = options.get('max_episode_steps', specs.MAX_EPISODE_STEPS)
-    make_env = environments.maker(spec, task, trusted, max_steps, render=video is not None)
+    options = config['evaluation']
+    make_env = environments.maker(spec, task, trusted, options['max_episode_steps'], render=video is not None)
     camera = rendering.Camera(make_env)
     if video is not None:
         make_env = camera.make_env
-    timeout = options.get('timeout', env_pool.TIMEOUT)
-    evaluator = evaluation.Evaluator(make_env, len(chosen), num_episodes, seed, task.is_maze, timeout=timeout)
+    evaluator = evaluation.Evaluator(
+        make_env, len(chosen), num_episodes, seed, task.is_maze, timeout=options['timeout']
+    )
     episodes = evaluator(act)
     evaluator.close()
     for i, k in enumerate(chosen):

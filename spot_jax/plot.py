@@ -93,19 +93,22 @@ def _label(run: RunFolder, member: int) -> str:
 
 def roll_out(run: RunFolder, member: int, num_episodes: int, trusted: bool = False) -> Rollouts:
     """Plays episodes of a maze's policy; raises InputError if the policy or the environment is not there."""
-    act = policy.players(*read_trained(run.workdir), [member])
+    config, state = read_trained(run.workdir)
+    act, options = policy.players(config, state, [member]), config['evaluation']
     provide(run.dataset_id)
     spec = evaluation_spec(open_minari(run.dataset_id))
     if spec is None:
         raise InputError(f'{run.dataset_id} names no environment')
     envs: list[_Tracked] = []
-    make_maze = environments.maker(spec, run.task, trusted)
+    make_maze = environments.maker(spec, run.task, trusted, options['max_episode_steps'])
 
     def make_env() -> gym.Env:
         envs.append(_Tracked(make_maze()))
         return envs[-1]
 
-    evaluator = evaluation.Evaluator(make_env, 1, num_episodes, EVALUATION_SEED, is_maze=True)
+    evaluator = evaluation.Evaluator(
+        make_env, 1, num_episodes, EVALUATION_SEED, is_maze=True, timeout=options['timeout']
+    )
     episodes = evaluator(act)
     assert episodes is not None
     assert episodes.successes is not None

@@ -11,7 +11,7 @@ from one_member import hyperparameters, one_step_episodes, options, pack, record
 from spot_jax.core.losses import critic_loss_fn
 from spot_jax.core.networks import CVAE, Actor, DoubleCritic
 from spot_jax.core.train_state import TargetTrainState, TrainState
-from spot_jax.methods import bcq, constrained
+from spot_jax.methods import bcq, cvae_methods
 from spot_jax.methods.bcq import BCQ, METHOD, BCQState, Noise
 
 NET = BCQ(CVAE(3, (16, 16)), Actor(3, (16, 16)), DoubleCritic((16, 16)))
@@ -106,9 +106,9 @@ def test_acting_is_the_authors():
 def test_the_best_of_a_softened_minimum_by_hand():
     q = jnp.array([[[1.0, 8.0]], [[5.0, -4.0]]])  # two critics, a state, two proposals
     np.testing.assert_allclose(
-        constrained.soft_min(q, jnp.float32(0.75)), [[0.75 * 1 + 0.25 * 5, 0.75 * -4 + 0.25 * 8]]
+        cvae_methods.soft_min(q, jnp.float32(0.75)), [[0.75 * 1 + 0.25 * 5, 0.75 * -4 + 0.25 * 8]]
     )
-    np.testing.assert_allclose(constrained.soft_min(q, jnp.float32(1.0)), [[1.0, -4.0]])
+    np.testing.assert_allclose(cvae_methods.soft_min(q, jnp.float32(1.0)), [[1.0, -4.0]])
 
 
 def test_proposals_by_hand():

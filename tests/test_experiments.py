@@ -26,10 +26,12 @@ def test_the_fifteen_tasks_of_the_poster():
 
 
 def test_data_are_generated_unless_d4rls_are_asked_for():
-    ids = {name: mujoco.get_config(name).dataset_id for name in ('', 'hopper-medium,d4rl', 'walker2d-medium-replay')}
+    named = ('hopper-medium,d4rl', 'hopper-medium,minari', 'walker2d-medium-replay')
+    ids = {name: mujoco.get_config(name).dataset_id for name in ('', *named)}
     assert ids == {
         '': 'spot_jax/hopper/medium-v0',
-        'hopper-medium,d4rl': 'mujoco/hopper/medium-v0',
+        'hopper-medium,d4rl': 'd4rl/hopper/medium-v2',
+        'hopper-medium,minari': 'mujoco/hopper/medium-v0',
         'walker2d-medium-replay': 'spot_jax/walker2d/medium-replay-v0',
     }
     weights = [mujoco.get_config(f'hopper-medium-expert{option}').regularizer.weight for option in ('', ',d4rl')]
@@ -37,8 +39,8 @@ def test_data_are_generated_unless_d4rls_are_asked_for():
     assert antmaze.get_config('').dataset_id == 'spot_jax/antmaze/umaze-v1'
     assert antmaze.get_config('medium-play,d4rl').dataset_id == 'D4RL/antmaze/medium-play-v1'
     assert all(m.get_config(name).dataset_id in RECIPES for m in (mujoco, antmaze) for name in m.PRESETS)
-    for name in ('hopper-medium,d4', 'hopper,d4rl'):
-        with pytest.raises(InputError, match='no '):
+    for name in ('hopper-medium,d4', 'hopper,d4rl', 'hopper-medium,d4rl,minari'):
+        with pytest.raises(InputError, match=r'no |not both'):
             mujoco.get_config(name)
 
 
@@ -48,6 +50,7 @@ def test_fine_tuning_as_in_the_paper():
     assert config.dataset_id == 'D4RL/antmaze/large-play-v1'
     config = antmaze.get_config('medium-diverse,finetune')
     assert (config.online.steps, config.online.discount) == (1_000_000, None)
+    assert antmaze.get_config('large-play,iql,finetune').online.discount is None  # it is SPOT's
     with pytest.raises(InputError, match=r"no option 'finetun' .*: choose one of d4rl, plus, finetune"):
         antmaze.get_config('umaze,finetun')
 

@@ -4,7 +4,6 @@
 `python -m spot_jax.behavior plot DIR... --out=FILE.png` draws learning curves.
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -21,10 +20,10 @@ def train(robot: str, workdir: Path, steps: int | None, seed: int) -> int:
     import jax
 
     jax.config.update('jax_numpy_rank_promotion', 'raise')
-    if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-        jax.config.update('jax_compilation_cache_dir', str(Path('~/.cache/spot_jax').expanduser()))
     from spot_jax.behavior import training
+    from spot_jax.system import backend
 
+    backend.keep_compiled()
     settings = SETTINGS[robot]
     return training.run(settings._replace(steps=steps or settings.steps), seed, workdir)
 

@@ -1,4 +1,4 @@
-"""Flax modules: policies, the twin critic and the behaviour density's conditional VAE (SPEC: paper, App. C).
+"""Flax modules: policies, the twin critic and the behaviour density's conditional VAE (paper, App. C).
 
 SPOT's layers start as PyTorch's `Linear` does, weights and biases uniform in ±1/√fan_in, as the authors' code does.
 """
@@ -14,7 +14,7 @@ from flax import linen as nn
 from spot_jax.core import xla
 from spot_jax.core.types import Array, Params
 
-LOG_STD_RANGE = (-4.0, 15.0)
+ENCODER_LOG_STD_RANGE = (-4.0, 15.0)
 
 Initializer = Callable[..., Array]
 # From a linear layer's number of inputs, the initialisers of its kernel and of its biases.
@@ -175,6 +175,7 @@ class DoubleCritic(nn.Module):
         if self.layer_norm or self.norm_after:
             mlp = MLP(self.hidden_dims, 1, layer_norm=self.layer_norm, norm_after=self.norm_after, parent=None)
             return mlp.apply({'params': jax.tree.map(lambda x: x[0], layers)}, x)[..., 0]
+        # The same layer by layer: taking the first critic's weights where they are used is fewer kernels on a GPU.
         for i in range(len(self.hidden_dims) + 1):
             kernel, bias = layers[f'Dense_{i}']['kernel'][0], layers[f'Dense_{i}']['bias'][0]
             x = (x if i == 0 else nn.relu(x)) @ kernel
@@ -210,7 +211,7 @@ class CVAE(nn.Module):
         x = jnp.concatenate([observations, actions], axis=-1)
         x = self.encoder(xla.settled(x))  # else XLA joins this first layer and a critic's
         mean, log_std = jnp.split(x, 2, axis=-1)
-        return mean, jnp.exp(jnp.clip(log_std, *LOG_STD_RANGE))
+        return mean, jnp.exp(jnp.clip(log_std, *ENCODER_LOG_STD_RANGE))
 
     def decode(self, observations: Array, latents: Array) -> Array:
         """(`[..., O]`, `[..., Z]`) to the mean of p(a|s, z), `[..., A]` in [-1, 1]."""

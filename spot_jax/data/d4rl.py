@@ -184,7 +184,7 @@ def _metadata(
         'algorithm_name': 'not told by the file',
         'author': {'D4RL (file imported by spot_jax)'},
         'author_email': set(),
-        'code_permalink': 'spot_jax/datasets/d4rl.py',
+        'code_permalink': 'spot_jax/data/d4rl.py',
         'description': f'Imported from {path.name} (SHA-256 {sha256}): {transitions} transitions, {episodes} episodes.',
     }
     return metadata | ({'eval_env_spec': environment.to_json()} if environment else {})

@@ -18,8 +18,8 @@ from spot_jax.core.networks import CVAE, Actor, DoubleCritic
 from spot_jax.core.sampling import uniform_rows
 from spot_jax.core.train_state import TargetTrainState, TrainState
 from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
-from spot_jax.methods import constrained, density
-from spot_jax.methods.constrained import CLIP, per_state, perturbed, repeated, soft_min
+from spot_jax.methods import cvae_methods, density
+from spot_jax.methods.cvae_methods import CLIP, per_state, perturbed, repeated, soft_min
 
 
 class Hyperparameters(NamedTuple):
@@ -114,7 +114,7 @@ def update(
 def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
     """The algorithm of these options."""
     hidden_dims, size = tuple(options.hidden_dims), options.batch_size
-    bcq = BCQ(constrained.cvae_of(options, action_dim), Actor(action_dim, hidden_dims), DoubleCritic(hidden_dims))
+    bcq = BCQ(cvae_methods.cvae_of(options, action_dim), Actor(action_dim, hidden_dims), DoubleCritic(hidden_dims))
     latent_dim = bcq.cvae.num_latents
 
     def draw(key: Array, data: Data) -> tuple[Transition, Noise]:
@@ -146,7 +146,7 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
 METHOD = Method(
     title=lambda options: 'BCQ',
     hyperparameters=Hyperparameters,
-    fields=constrained.FIELDS
+    fields=cvae_methods.FIELDS
     | {
         'batch_size': Field(100, whole(1), 'transitions in a minibatch'),
         'hidden_dims': Field((400, 300), HIDDEN_DIMS, 'units of each hidden layer, of perturbation and critics'),
@@ -157,9 +157,9 @@ METHOD = Method(
         'target_candidates': Field(10, whole(1), 'proposals at a next state'),
         'candidates': Field(100, whole(1), 'proposals when acting'),
     },
-    presets={'pointmaze': constrained.POINTMAZE},
+    presets={'pointmaze': cvae_methods.POINTMAZE},
     metrics=('cvae_loss', 'recon_loss', 'kl_loss', 'critic_loss', 'q', 'q_magnitude', 'actor_loss'),
     make=make,
-    policy_fields=constrained.POLICY_FIELDS,
-    density=constrained.density_of,
+    policy_fields=cvae_methods.POLICY_FIELDS,
+    density=cvae_methods.density_of,
 )

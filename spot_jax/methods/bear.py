@@ -20,8 +20,8 @@ from spot_jax.core.networks import CVAE, MLP, DoubleCritic
 from spot_jax.core.sampling import uniform_rows
 from spot_jax.core.train_state import TargetTrainState, TrainState
 from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
-from spot_jax.methods import constrained, density
-from spot_jax.methods.constrained import CLIP, per_state, repeated, soft_min
+from spot_jax.methods import cvae_methods, density
+from spot_jax.methods.cvae_methods import CLIP, per_state, repeated, soft_min
 from spot_jax.methods.discrepancy import KERNELS, mmd
 from spot_jax.methods.gaussian import gaussian, networks, values
 
@@ -132,7 +132,7 @@ def update(
 def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
     """The algorithm of these options."""
     size, of_both = options.batch_size, networks(tuple(options.hidden_dims), action_dim)
-    bear = BEAR(constrained.cvae_of(options, action_dim), *of_both, options.kernel, options.warmup_steps)
+    bear = BEAR(cvae_methods.cvae_of(options, action_dim), *of_both, options.kernel, options.warmup_steps)
 
     def draw(key: Array, data: Data) -> tuple[Transition, Noise]:
         index_key, *noise_keys = jax.random.split(key, 5)
@@ -163,14 +163,14 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
 DATA = ('medium', 'medium-replay', 'medium-expert')
 PRESETS: dict[str, dict[str, Any]] = {
     'maze': {'mmd_sigma': 50.0},  # the code's default: nothing is said of mazes
-    'pointmaze': constrained.POINTMAZE | {'warmup_steps': 2000},
+    'pointmaze': cvae_methods.POINTMAZE | {'warmup_steps': 2000},
     **{f'{robot}-{data}': {'kernel': 'laplacian'} for robot in ('hopper', 'walker2d') for data in DATA},
 }
 
 METHOD = Method(
     title=lambda options: 'BEAR',
     hyperparameters=Hyperparameters,
-    fields=constrained.FIELDS
+    fields=cvae_methods.FIELDS
     | {
         'batch_size': Field(256, whole(1), 'transitions in a minibatch'),
         'hidden_dims': Field((256, 256), HIDDEN_DIMS, 'units of each hidden layer, of policy and critics'),
@@ -189,6 +189,6 @@ METHOD = Method(
     presets=PRESETS,
     metrics=('cvae_loss', 'recon_loss', 'kl_loss', 'critic_loss', 'q', 'q_magnitude', 'actor_loss', 'mmd', 'alpha'),
     make=make,
-    policy_fields=constrained.POLICY_FIELDS,
-    density=constrained.density_of,
+    policy_fields=cvae_methods.POLICY_FIELDS,
+    density=cvae_methods.density_of,
 )

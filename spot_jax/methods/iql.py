@@ -80,12 +80,10 @@ def values(iql: IQL, params: Params, observations: Array) -> Array:
     return iql.value.apply(params, observations)[..., 0]
 
 
-def value_loss_fn(
-    params: Params, iql: IQL, batch: Transition, target_q: Array, expectile: Array
-) -> tuple[Array, Metrics]:
-    """The mean expectile loss of `target_q` [B], the smaller target critic's Q(s, a), to V(s); metrics are `[B]`."""
+def value_loss_fn(params: Params, iql: IQL, batch: Transition, min_q: Array, expectile: Array) -> tuple[Array, Metrics]:
+    """The mean expectile loss of `min_q` [B], the smaller target critic's Q(s, a), to V(s); metrics are `[B]`."""
     v = values(iql, params, batch.observations)
-    losses = expectile_loss(target_q - v, expectile)
+    losses = expectile_loss(min_q - v, expectile)
     return jnp.mean(losses), {'value_loss': losses, 'v': v}
 
 
@@ -103,16 +101,16 @@ def update(
     state: IQLState, iql: IQL, batch: Transition, hypers: Hyperparameters, step: Array
 ) -> tuple[IQLState, Metrics]:
     """One step of V, of the policy, of the critics and of their targets, in this order, on one minibatch [B, ...]."""
-    target_q = jnp.min(iql.critic.apply(state.critic.target_params, batch.observations, batch.actions), axis=0)
-    value, value_metrics = state.value.minimize(value_loss_fn, hypers.value_lr, iql, batch, target_q, hypers.expectile)
+    min_q = jnp.min(iql.critic.apply(state.critic.target_params, batch.observations, batch.actions), axis=0)
+    value, value_metrics = state.value.minimize(value_loss_fn, hypers.value_lr, iql, batch, min_q, hypers.expectile)
 
-    advantage = target_q - values(iql, value.params, batch.observations)
+    advantage = min_q - values(iql, value.params, batch.observations)
     rate = actor_rate(iql, hypers.actor_lr, step)
     actor, actor_metrics = state.actor.minimize(actor_loss_fn, rate, iql, batch, advantage, hypers)
 
     next_v = values(iql, value.params, batch.next_observations)
-    target = batch.rewards + hypers.discount * batch.masks * next_v
-    critic, critic_metrics = state.critic.minimize(critic_loss_fn, hypers.critic_lr, iql.critic, batch, target)
+    target_q = batch.rewards + hypers.discount * batch.masks * next_v
+    critic, critic_metrics = state.critic.minimize(critic_loss_fn, hypers.critic_lr, iql.critic, batch, target_q)
     return IQLState(value, actor, critic.update_target(hypers.tau)), value_metrics | actor_metrics | critic_metrics
 
 

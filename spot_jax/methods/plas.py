@@ -1,8 +1,8 @@
 """PLAS, policy in the latent action space (Zhou et al., 2020): a policy that chooses the latents of a CVAE's decoder.
 
-As the authors' code does it (Wenxuan-Zhou/PLAS), with 500 000 steps of the CVAE and as many of the policy. With
-`perturbation` a network moves the decoded action by up to φ, as BCQ's does; the two then have one optimiser. The values
-of φ for single tasks are d3rlpy's (reproductions/offline/plas_with_perturbation.py).
+As the authors' code does it (Wenxuan-Zhou/PLAS), with 500 000 steps of the CVAE; theirs makes as many of the policy.
+With `perturbation` a network moves the decoded action by up to φ, as BCQ's does; the two then have one optimiser. The
+values of φ for single tasks are d3rlpy's (reproductions/offline/plas_with_perturbation.py).
 """
 
 from typing import Any, NamedTuple
@@ -18,8 +18,8 @@ from spot_jax.core.networks import CVAE, Actor, DoubleCritic
 from spot_jax.core.sampling import uniform_rows
 from spot_jax.core.train_state import TargetTrainState
 from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
-from spot_jax.methods import constrained, density
-from spot_jax.methods.constrained import cvae_of, perturbed, soft_min
+from spot_jax.methods import cvae_methods, density
+from spot_jax.methods.cvae_methods import cvae_of, perturbed, soft_min
 from spot_jax.methods.density import CVAEStage, Density
 
 
@@ -151,13 +151,13 @@ PHI = {
 PRESETS: dict[str, dict[str, Any]] = {
     **{f'{robot}-{data}': {'phi': phi} for robot, of in PHI.items() for data, phi in of.items()},
     # Latents up to 2 leave the data there: success 0 on UMaze after 10 000 updates, but 1 after 4000 with 0.5.
-    'pointmaze': constrained.POINTMAZE | {'cvae_steps': 10_000, 'actor_lr': 3e-4, 'max_latent': 0.5},
+    'pointmaze': cvae_methods.POINTMAZE | {'cvae_steps': 10_000, 'actor_lr': 3e-4, 'max_latent': 0.5},
 }
 
 METHOD = Method(
     title=lambda options: 'PLAS+P' if options.perturbation else 'PLAS',
     hyperparameters=Hyperparameters,
-    fields=constrained.FIELDS
+    fields=cvae_methods.FIELDS
     | {
         'batch_size': Field(100, whole(1), 'transitions in a minibatch'),
         'hidden_dims': Field(

@@ -72,7 +72,8 @@ FIELDS = {
     'regularizer.multiplier_lr': Field(1e-3, POSITIVE, "learning rate of the logarithm of λ's multiplier"),
 }
 
-# SPOT+, the word `plus` after a preset: what later work found to matter beside the regulariser (Tarasov et al., 2023).
+# SPOT+, the word `plus` after a preset: what later work found to matter beside the regulariser, after ReBRAC (Tarasov
+# et al., 2023), whose layer norm comes after the ReLU. The CVAE's minibatches grow as well.
 PLUS = {
     'critic.layer_norm': True,
     'critic.hidden_dims': (256, 256, 256),
@@ -140,7 +141,7 @@ def init(key: Array, td3: TD3, observation_dim: int) -> TD3State:
     )
 
 
-def target_values(state: TD3State, td3: TD3, batch: Transition, noise: Noise, hypers: Hyperparameters) -> Array:
+def target_values(state: TD3State, td3: TD3, batch: Transition, noise: Noise, hypers: Any) -> Array:
     """r + γ·mask·min Q̄(s', clip(π̄(s') + clipped noise)), in the shape of `batch.rewards`.
 
     The target policy keeps its dropout, as in the authors' code, where it is never put in evaluation mode.
@@ -155,7 +156,7 @@ def target_values(state: TD3State, td3: TD3, batch: Transition, noise: Noise, hy
 
 
 def critic_loss_fn(params: Params, td3: TD3, batch: Transition, target_q: Array) -> tuple[Array, Metrics]:
-    """The sum over both critics of the mean squared error to `target_q` [B]; metrics are per state, `[B]`."""
+    """The sum over both critics of the mean squared error to `target_q` [..., B]; metrics are shaped as it is."""
     inputs = jnp.concatenate([batch.observations, batch.actions], axis=-1)  # neighbours in a row: no copy
     q = td3.critic.apply(params, xla.for_each(inputs, 2), method='of_inputs')
     losses = jnp.sum((q - target_q[None]) ** 2, axis=0)
@@ -185,11 +186,29 @@ def actor_loss_fn(
 
 
 def update_critic(
-    state: TD3State, td3: TD3, batch: Transition, target_q: Array, hypers: Hyperparameters
+    state: TD3State, td3: TD3, batch: Transition, target_q: Array, hypers: Any
 ) -> tuple[TD3State, Metrics]:
     """One critic step on a minibatch; the actor, its optimiser and the targets stay as they are."""
     critic, metrics = state.critic.minimize(critic_loss_fn, hypers.critic_lr, td3, batch, target_q)
     return state.replace(critic=critic), metrics
+
+
+def update_critics(
+    state: TD3State, td3: TD3, batches: Transition, noise: Noise, hypers: Any
+) -> tuple[TD3State, Metrics]:
+    """F critic steps on `batches` [F, B, ...]; metrics are per state, `[B]`, means over the steps.
+
+    The targets do not move within a block, so the target values of all its minibatches are computed at once. `hypers`
+    are a method's that has critic_lr, discount, policy_noise and noise_clip.
+    """
+    target_q = target_values(state, td3, batches, noise, hypers)
+    history = []
+    for i in range(td3.policy_freq):
+        # [1, B, ...], not [B, ...]: a GPU then reads the minibatch where it lies, and launches no copy.
+        one = jax.tree.map(lambda x, i=i: x[i : i + 1], batches)
+        state, metrics = update_critic(state, td3, one, target_q[i : i + 1], hypers)
+        history.append(jax.tree.map(lambda x: x[0], metrics))
+    return state, xla.settled(jax.tree.map(lambda *xs: sum(xs) / len(xs), *history))
 
 
 def update_actor(
@@ -207,16 +226,9 @@ def update(
 ) -> tuple[TD3State, Metrics]:
     """A block: F critic steps on `batches` [F, B, ...], then the actor and the targets on the last minibatch.
 
-    The targets do not move within a block, so the target values of all its minibatches are computed at once. Metrics
-    are per state, `[B]`: whoever runs many blocks takes all their means in one go.
+    Metrics are per state, `[B]`: whoever runs many blocks takes all their means in one go.
     """
-    target_q = target_values(state, td3, batches, noise, hypers)
-    history = []
-    for i in range(td3.policy_freq):
-        one = jax.tree.map(lambda x, i=i: x[i : i + 1], batches)
-        state, critic_metrics = update_critic(state, td3, one, target_q[i : i + 1], hypers)
-        history.append(jax.tree.map(lambda x: x[0], critic_metrics))
-    critic_metrics = xla.settled(jax.tree.map(lambda *xs: sum(xs) / len(xs), *history))
+    state, critic_metrics = update_critics(state, td3, batches, noise, hypers)
     batch = jax.tree.map(lambda x: x[-1], batches)
     state, actor_metrics = update_actor(state, td3, density_params, batch, noise, hypers)
     return state, critic_metrics | actor_metrics

@@ -1,6 +1,6 @@
 """TD3+BC: TD3 whose policy stays near the data's actions by a squared distance (sfujim/TD3_BC, TD3_BC.py).
 
-Critics and target values are SPOT's. The update is written for one member; all randomness enters through `Noise`.
+Critics and their steps are SPOT's. The update is written for one member; all randomness enters through `Noise`.
 On mazes the authors do not normalise states (sfujim/TD3_BC, issue 2, where larger α does better); CORL does.
 """
 
@@ -61,18 +61,10 @@ def update(
 ) -> tuple[TD3State, Metrics]:
     """A block: F critic steps on `batches` [F, B, ...], then the actor and the targets on the last minibatch.
 
-    The targets do not move within a block, so the target values of all its minibatches are computed at once. Metrics
-    are per state, `[B]`; the critics' are means over the block.
+    Metrics are per state, `[B]`; the critics' are means over the block.
     """
-    settings = {name: value for name, value in hypers._asdict().items() if name != 'alpha'}
-    of_critics = spot.Hyperparameters(regularizer_weight=1 / hypers.alpha, beta=jnp.zeros(()), **settings)
-    target_q = spot.target_values(state, algorithm, batches, noise, of_critics)
-    history = []
-    for i in range(algorithm.policy_freq):
-        batch = jax.tree.map(lambda x, i=i: x[i], batches)
-        state, metrics = spot.update_critic(state, algorithm, batch, target_q[i], of_critics)
-        history.append(metrics)
-    critic_metrics = jax.tree.map(lambda *xs: sum(xs) / len(xs), *history)
+    state, critic_metrics = spot.update_critics(state, algorithm, batches, noise, hypers)
+    batch = jax.tree.map(lambda x: x[-1], batches)
     state, actor_metrics = update_actor(state, algorithm, batch, hypers)
     return state, critic_metrics | actor_metrics
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from spot_jax.core.fields import MAX_SIZE
 from spot_jax.pictures.style import COLORS, legend, line_style, literal, plain, sheet
 from spot_jax.system.errors import InputError
 
@@ -68,7 +69,10 @@ def learning_curves(
     for label, row in zip(labels, rows, strict=True):
         if row[metric]:
             values = groups.setdefault(label, {}).setdefault(row['seed'], {})
-            values.setdefault(int(row['gradient_steps']), float(row[metric]))
+            step = int(row['gradient_steps'])
+            if not 0 <= step <= MAX_SIZE:
+                raise ValueError(f'{step:.3g} gradient steps')
+            values.setdefault(step, float(row[metric]))
     end = max(max(values) for seeds in groups.values() for values in seeds.values())
     curves = []
     for label, seeds in groups.items():

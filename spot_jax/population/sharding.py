@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from spot_jax.core.method import Data
+
 EVERYWHERE, MEMBERS = PartitionSpec(), PartitionSpec('members')
 GROUPS, POLICIES = PartitionSpec('groups'), PartitionSpec('groups', 'settings')  # on a `grid_mesh`
 
@@ -27,7 +29,7 @@ def split(num_groups: int, num_settings: int, num_devices: int) -> int:
     return min(divisors(num_settings), key=lambda k: -(-num_groups * k // num_devices) * (num_settings // k))
 
 
-def in_strips(k: int, state: Any, seeds: jax.Array, hypers: Any, params: Any) -> tuple[Any, ...]:
+def in_strips(k: int, state: Any, seeds: jax.Array, hypers: Any, shared: Any) -> tuple[Any, ...]:
     """A phase's arguments but for the block: members [C, P] in strips [C * k, P / k], with what their groups share."""
     c, p = hypers[0].shape
     of_policies = lambda x: x.reshape(c * k, p // k, *x.shape[2:])
@@ -37,24 +39,24 @@ def in_strips(k: int, state: Any, seeds: jax.Array, hypers: Any, params: Any) ->
         jax.tree.map(learners, state.replace(block=None)),
         of_groups(seeds),
         jax.tree.map(of_policies, hypers),
-        jax.tree.map(of_groups, params),
+        jax.tree.map(of_groups, shared),
     )
 
 
 def in_turns(run: Callable[..., Any], at_once: int) -> Callable[..., Any]:
     """A phase's `run` for at most `at_once` members at a time, each lot from the phase's start to its end."""
 
-    def turned(state: Any, seeds: jax.Array, hypers: Any, params: Any, rows: jax.Array) -> tuple[Any, Any]:
+    def turned(state: Any, seeds: jax.Array, hypers: Any, shared: Any, data: Data) -> tuple[Any, Any]:
         c, p = state.alive.shape if state.alive.ndim == 2 else (*state.alive.shape, 1)
         k = next(k for k in divisors(p) if p // k <= at_once)
         size = max(n for n in divisors(c * k) if n * (p // k) <= at_once)
         if (k, size) == (1, c):
-            return run(state, seeds, hypers, params, rows)
-        arguments = in_strips(k, state, seeds, hypers, params)
+            return run(state, seeds, hypers, shared, data)
+        arguments = in_strips(k, state, seeds, hypers, shared)
 
         def turn(arguments: tuple[Any, ...]) -> tuple[Any, Any]:
             lot, *rest = arguments
-            new, metrics = run(lot.replace(block=state.block), *rest, rows)
+            new, metrics = run(lot.replace(block=state.block), *rest, data)
             return (new.replace(block=None), metrics), new.block
 
         turns = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), arguments)
@@ -97,7 +99,7 @@ def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
 
 
 def compile_over(run: Callable[..., Any], devices: Sequence[jax.Device], options: dict[str, Any] | None) -> Any:
-    """Compiles a phase's `run` (see `population.Phase`) for members shared out over `devices`; the state is donated.
+    """Compiles a phase's `run` (see `program.Phase`) for members shared out over `devices`; the state is donated.
 
     Members [C, P] become strips [C * k, P / k] of `split`, each with what its group shares; the last is
     repeated to fill all devices.
@@ -106,13 +108,13 @@ def compile_over(run: Callable[..., Any], devices: Sequence[jax.Device], options
         return jax.jit(run, donate_argnums=0, compiler_options=options)
     mesh = Mesh(np.array(devices), ('members',))
 
-    def shared(state: Any, seeds: jax.Array, hypers: Any, params: Any, rows: jax.Array) -> tuple[Any, Any]:
+    def over_devices(state: Any, seeds: jax.Array, hypers: Any, shared: Any, data: Data) -> tuple[Any, Any]:
         c, p = hypers[0].shape
         axes = state.alive.ndim
         k = split(c, p, len(devices)) if axes == 2 else 1
         num_strips = -(-c * k // len(devices)) * len(devices)
         filled = np.minimum(np.arange(num_strips), c * k - 1)
-        arguments = jax.tree.map(lambda x: x[filled], in_strips(k, state, seeds, hypers, params))
+        arguments = jax.tree.map(lambda x: x[filled], in_strips(k, state, seeds, hypers, shared))
         spec = state.replace(learner=MEMBERS, alive=MEMBERS, gradient_steps=MEMBERS, block=EVERYWHERE)
         new, metrics = jax.shard_map(
             run,
@@ -120,11 +122,11 @@ def compile_over(run: Callable[..., Any], devices: Sequence[jax.Device], options
             in_specs=(spec, MEMBERS, MEMBERS, MEMBERS, EVERYWHERE),
             out_specs=(spec, MEMBERS),
             check_vma=False,
-        )(arguments[0].replace(block=state.block), *arguments[1:], rows)
+        )(arguments[0].replace(block=state.block), *arguments[1:], data)
         gather = lambda x: x[: c * k].reshape(*state.alive.shape, *x.shape[axes:])
         return jax.tree.map(gather, new.replace(block=None)).replace(block=new.block), jax.tree.map(gather, metrics)
 
     everywhere = NamedSharding(mesh, EVERYWHERE)
     return jax.jit(
-        shared, donate_argnums=0, in_shardings=everywhere, out_shardings=everywhere, compiler_options=options
+        over_devices, donate_argnums=0, in_shardings=everywhere, out_shardings=everywhere, compiler_options=options
     )

@@ -140,7 +140,7 @@ def _metadata(robot: str, kind: str, request: Request, transitions: int, env: gy
         'not D4RL data. '
         f"The environment is gymnasium's {env.spec.id}; the reference scores are D4RL's, of its v2 environments."
     )
-    labels = metadata(request.dataset_id, env.spec, algorithm, 'spot_jax/datasets/locomotion.py', description)
+    labels = metadata(request.dataset_id, env.spec, algorithm, 'spot_jax/recipes/locomotion.py', description)
     return labels | {'ref_min_score': low, 'ref_max_score': high}
 
 

@@ -54,7 +54,8 @@ def sensitivity(rows: Sequence[Row]) -> list[Section]:
             groups = [group for group in groups if len(group.scores(row.metric))]
             names = sorted({n for g in groups for n, value in g.setting.items() if _is_number(value)})
             for name in names:
-                if len({g.setting.get(name) for g in groups}) < 2 or not all(name in g.setting for g in groups):
+                values = [g.setting.get(name) for g in groups]
+                if len(set(values)) < 2 or not all(map(_is_number, values)):  # some are None: no axis has that
                     continue
                 lines = _lines(groups, name, row.metric)
                 if lines:

@@ -20,7 +20,7 @@ GROUPS = {field[:i] for field in FIELDS for i, c in enumerate(field) if c == '.'
 
 
 def default_config() -> ml_collections.ConfigDict:
-    """The settings that most tasks share (SPEC: paper, Table 5); a preset changes what its task needs."""
+    """The settings that most tasks share (paper, Table 5); a preset changes what its task needs."""
     tree: dict[str, Any] = {}
     for path, field in FIELDS.items():
         *parents, name = path.split('.')
@@ -174,6 +174,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
             f'config.online.steps={config.online.steps}: {config.method} does not fine-tune online, as '
             f'{", ".join(can)} do: leave it at 0'
         )
+    if METHODS[config.method].togo_discount(options(config)) < 1:
+        one = f'the bound of the values is of one discount, {path_of(config.method, "discount")}'
+        require(not config.grid.discount, f'config.grid.discount: {one}: set that, in a run for each')
     require(capacity is None or capacity >= freq, f'config.online.capacity={capacity}: must be at least {freq}')
     k, n = config.part
     require(k < n, f'config.part=({k}, {n}): parts are numbered from 0 to {n - 1}')

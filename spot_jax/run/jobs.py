@@ -32,11 +32,11 @@ def is_finished(job: Job) -> bool:
     try:
         stored, ours = (json.loads(c.to_json()) for c in (read_config(job.workdir), job.config))
         found = read_json(job.workdir / 'results.json')['members']
-        done = [m['gradient_steps'] for m in found if m['status'] == 'completed']
+        steps = 0 if job.config.online.steps else job.config.offline.steps  # of a longer run, the results are of before
+        made = all(m['gradient_steps'] >= steps for m in found if m['status'] == 'completed')
     except (InputError, LookupError, TypeError):
         return False
-    steps = 0 if job.config.online.steps else job.config.offline.steps  # of a longer run, the results are of before
-    return with_means(stored, ours) == ours and all(n >= steps for n in done)
+    return made and with_means(stored, ours) == ours
 
 
 def _phases(config: ConfigDict) -> dict[str, int]:

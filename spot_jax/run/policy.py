@@ -4,6 +4,7 @@ policy = spot_jax.load_policy('runs/umaze')
 actions = policy(observations)
 """
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -88,14 +89,23 @@ def untrained(config: ConfigDict, state: Mapping[str, Any]) -> dict[str, Any]:
     return {**state, 'learner': serialization.to_state_dict(fresh.learner)}
 
 
+def whole_member(member: Any, count: int) -> int:
+    """A member's number, of whatever type of whole numbers; raises InputError if there is none of it."""
+    try:
+        number = operator.index(member)
+    except TypeError:
+        number = -1
+    if isinstance(member, bool) or not 0 <= number < count:
+        raise InputError(f'no member {member!r}: the run has members 0 to {count - 1}')
+    return number
+
+
 def players(config: Mapping[str, Any], state: Mapping[str, Any], chosen: Sequence[int]) -> evaluation.Act:
     """The policies of some members side by side, from a run's config and checkpoint; see `Actors.play`.
 
     Raises InputError if there is no such member.
     """
-    for member in chosen:
-        if type(member) is not int or not 0 <= member < state['alive'].size:
-            raise InputError(f'no member {member!r}: the run has members 0 to {state["alive"].size - 1}')
+    chosen = [whole_member(member, state['alive'].size) for member in chosen]
     everyone, algorithm, learner = trained(ConfigDict(config), state)
     policies = program.policies_of(algorithm, learner, state['density_params'], everyone.hyperparameters())
     some = jax.tree.map(lambda x: np.asarray(x)[np.array(chosen)], policies)

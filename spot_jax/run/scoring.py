@@ -16,7 +16,7 @@ from spot_jax.acting.scaling import Scaling
 from spot_jax.data.checks import unit_actions
 from spot_jax.methods import options
 from spot_jax.methods.density import ESTIMATORS
-from spot_jax.run.policy import trained
+from spot_jax.run.policy import trained, whole_member
 from spot_jax.run.restore import shared_alive
 from spot_jax.run.workdir import read_run
 from spot_jax.system.errors import InputError
@@ -38,8 +38,7 @@ def load(
     config, scaling = ConfigDict(raw), Scaling(**state['scaling'])
     sizes = (len(scaling.mean), len(scaling.action_low))
     everyone, _, learners = trained(config, state)
-    if not 0 <= member < len(everyone.members):
-        raise InputError(f'no member {member}: the run has members 0 to {len(everyone.members) - 1}')
+    member = whole_member(member, len(everyone.members))
     group, setting = divmod(member, everyone.shape[1])
     if not shared_alive(state)[group]:
         raise InputError(f'the CVAE of member {member} of the run in {workdir} has diverged')

@@ -78,8 +78,9 @@ def densities(workdir: Path, label: str, member: int = 0, seed: int = 0) -> Dens
     }
     slices = []
     for i in range(SLICES if dataset.action_dim > 1 else 0):
-        x, y = observations[i, :2]
-        title = f'at x = {x:.2f} m, y = {y:.2f} m' if task_of(config).is_maze else f'at state {i + 1} of the data'
+        title = f'at state {i + 1} of the data'
+        if task_of(config).is_maze:
+            title = 'at x = {:.2f} m, y = {:.2f} m'.format(*observations[i])
         there = {name: action[i] for name, action in actions.items() if name != 'random'}
         slices.append(_slice(log_prob, scaling, title, observations[i], there))
     values = {name: _scored(log_prob, observations, action) for name, action in actions.items()}

@@ -2,6 +2,7 @@
 
 import inspect
 import textwrap
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -33,17 +34,25 @@ def _value(value: object) -> str:
     return value if isinstance(value, str) and value.isprintable() else shown(value)
 
 
+def _named(file: ConfigFile, name: str) -> dict[str, Any]:
+    """What a config file lists under a name, with what it says of each; nothing if that is no list of names."""
+    found = getattr(file.module, name, None)
+    if not isinstance(found, dict | list | tuple) or not all(isinstance(each, str) for each in found):
+        return {}
+    return found if isinstance(found, dict) else dict.fromkeys(found, '')
+
+
 def presets_text(file: ConfigFile) -> str:
     """What a config file says of itself, its presets and their options."""
     about = inspect.cleandoc(file.module.__doc__ or '')
     lines = [f'{file.name}: {about}' if about else file.name]
-    presets, options = (getattr(file.module, name, {}) for name in ('PRESETS', 'OPTIONS'))
+    presets, options = (_named(file, name) for name in ('PRESETS', 'OPTIONS'))
     if presets:
-        named = [f'{name} (default)' if name == file.default_preset else str(name) for name in presets]
+        named = [f'{name} (default)' if name == file.default_preset else name for name in presets]
         lines += ['', textwrap.fill(f'Presets: {", ".join(named)}', 118, subsequent_indent='  ')]
     if options:
-        told = options.items() if isinstance(options, dict) else ((name, '') for name in options)
-        lines += [*('', 'Options, after the preset and a comma:'), *(f'  {name:<10} {text}' for name, text in told)]
+        told = [f'  {name:<10} {text}'.rstrip() for name, text in options.items()]
+        lines += ['', 'Options, after the preset and a comma:', *told]
     if hasattr(file.module, 'read_words'):
         lines += ['', f'Methods, after the preset and a comma: {", ".join(METHODS)}']
     return '\n'.join(lines)

@@ -1,8 +1,8 @@
 """SPOT (Supported Policy Optimization) and the methods it is compared with, in JAX; see the README.
 
-What a script or a notebook calls: `train`, `load_policy`, `load_density`, `default_config`,
-`flatten`. They are imported when they
-are first asked for, so that `import spot_jax` is quick and does not start JAX.
+What a script or a notebook calls: `read_config`, `default_config`, `train`, `load_policy`, `load_density`,
+`flatten`; bad input raises `InputError`. They are imported when they are first asked for, so that `import spot_jax` is
+quick and does not start JAX.
 """
 
 import importlib
@@ -15,10 +15,12 @@ from typing import Any
 __version__ = '0.1.0'
 
 _PUBLIC = {
+    'InputError': ('spot_jax.system.errors', 'InputError'),
     'default_config': ('spot_jax.run.config', 'default_config'),
     'flatten': ('spot_jax.acting.tasks', 'flatten'),
     'load_density': ('spot_jax.run.scoring', 'load'),
     'load_policy': ('spot_jax.run.policy', 'load'),
+    'read_config': ('spot_jax.run.config_files', 'read_config'),
     'train': ('spot_jax.run.training', 'run'),
 }
 __all__ = [*_PUBLIC]

@@ -14,7 +14,7 @@ COMMANDS = {
     'behavior train|ship|plot': 'the policies that the data come from',
     'benchmark': 'updates per second, beside a PyTorch baseline',
     'benchmark.online': 'environment steps per second of online fine-tuning',
-    'benchmark.memory': 'memory of online fine-tuning',
+    'benchmark.memory': 'memory of populations, online and offline',
 }
 
 

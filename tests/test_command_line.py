@@ -343,3 +343,9 @@ c.dataset_id = required_placeholder(str)"""
     option = write(tmp_path / 'config.py', body, 'c')
     assert 'RequiredValueError' in refused(capsys, option)
     assert parsed(option, '--config.dataset_id=a/b-v0')[0].dataset_id == 'a/b-v0'
+
+
+@pytest.mark.parametrize('names', ['PRESETS = 5', "OPTIONS = {None: 'x'}", 'OPTIONS, PRESETS = [[1]], True'])
+def test_help_of_a_file_that_uses_our_names_for_other_things(tmp_path, capsys, names):
+    assert cli(['main', write(tmp_path / 'config.py', f'{names}\nc = default_config()', 'c', ''), '--help']) == 0
+    assert '--config.tau=0.005' in capsys.readouterr().out

@@ -17,6 +17,8 @@ from spot_jax.methods import cql
 from spot_jax.methods.cql import CQL, METHOD, CQLState, Drawn
 from spot_jax.methods.gaussian import gaussian
 from spot_jax.methods.soft_actor import actor_loss_fn
+from spot_jax.run.config import default_config, validate
+from spot_jax.system.errors import InputError
 
 NET = CQL(MLP((16,) * 3, 6), DoubleCritic((16,) * 3))
 NETS = {'cql': NET._replace(bc_steps=2), 'cql_lagrange': NET._replace(lagrange=True)}
@@ -235,6 +237,12 @@ def test_draws():
     titles = [METHOD.title(options(METHOD, calibrate=on)) for on in (False, True)]
     assert titles == ['CQL', 'Cal-QL']
     assert [METHOD.togo_discount(options(METHOD, calibrate=on)) for on in (False, True)] == [1.0, 0.99]
+    config = default_config()
+    config.method, config.dataset_id, config.grid.discount, config.cql.calibrate = 'cql', 'a/b-v0', (0.9, 0.95), True
+    with pytest.raises(InputError, match=r'config.grid.discount: .* is of one discount, cql.discount: set that'):
+        validate(config)
+    config.cql.calibrate = False
+    validate(config)
 
 
 def test_learns_the_better_of_two_modes_and_stays_in_the_data():

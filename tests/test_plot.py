@@ -164,16 +164,19 @@ def test_run_without_a_policy_has_learning_curves_only(finished, tmp_path, capsy
         (['empty'], 'empty has no metrics yet'),
         (['damaged'], 'cannot read damaged/config.json'),
         (['torn'], 'torn/metrics.csv is damaged'),
+        (['endless'], 'endless/metrics.csv is damaged: 1e+30 gradient steps'),
         (['--output=empty/config.json/x'], 'cannot write empty/config.json/x: Not a directory'),
     ],
 )
 def test_bad_command_is_one_line_and_status_2(finished, tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)
-    for name in ('empty', 'damaged', 'torn'):
+    for name in ('empty', 'damaged', 'torn', 'endless'):
         (tmp_path / name).mkdir()
         shutil.copy(finished / 'config.json', name)
     (tmp_path / 'damaged' / 'config.json').write_text(json.dumps({'seeds': 1})[:-1])
     text = (finished / 'metrics.csv').read_text()
+    phase, _, *rest = text.splitlines()[-1].split(',')
+    (tmp_path / 'endless' / 'metrics.csv').write_text(text + ','.join([phase, str(10**30), *rest]) + '\n')
     (tmp_path / 'torn' / 'metrics.csv').write_text(text + text.splitlines()[-1].replace('0.0003', 'x') + '\n')
     assert plot.main(['--episodes=1', *arguments, str(finished)]) == 2
     err = capsys.readouterr().err

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 import spot_jax
-from spot_jax.run import config, policy, scoring, training
+from spot_jax.run import config, config_files, policy, scoring, training
+from spot_jax.system import errors
 
 
 def test_public_names():
@@ -14,6 +15,8 @@ def test_public_names():
     assert spot_jax.load_policy is policy.load
     assert spot_jax.load_density is scoring.load
     assert spot_jax.default_config is config.default_config
+    assert spot_jax.read_config is config_files.read_config
+    assert spot_jax.InputError is errors.InputError
     assert set(spot_jax.__all__) <= set(dir(spot_jax))
     with pytest.raises(AttributeError, match='has no attribute'):
         spot_jax.nothing  # noqa: B018

@@ -148,6 +148,10 @@ def test_settings_of_a_method_are_not_averaged_and_seeds_of_one_are(tmp_path):
         [UMAZE, 'SPOT', 'regularizer.weight=0.1', '2', '100.0 ± 0.0'],
         [UMAZE, 'SPOT', 'regularizer.weight=0.5', '4', '62.5 ± 47.9'],
     ]
+    make_run(tmp_path / 'latents', [1.0], **{'regularizer.weight': 0.1, 'cvae.latent_dim': 8})
+    (row,), _ = rows_of(tmp_path)  # the others' latent_dim is None, which is no place on an axis
+    assert [list(s.pictures) for s in tuning.sensitivity([row])] == [['sensitivity_1_spot_regularizer_weight']]
+    shutil.rmtree(tmp_path / 'latents')
     make_run(tmp_path / 'another', [1.0], **{'regularizer.weight': 1.0})
     (row,), _ = rows_of(tmp_path)
     assert list(row.compared) == ['SPOT, regularizer.weight=0.5', 'SPOT, regularizer.weight=1']
@@ -335,7 +339,7 @@ def test_command(runs, tmp_path, capsys):
     assert (out / 'report.md').read_text() == 'mine'
     assert report.main([*arguments, '--overwrite']) == 0
     assert {path: path.read_bytes() for path in files} == files  # the same runs, the same bytes
-    assert report.main([*arguments, str(tmp_path / 'missing'), '--overwrite']) == 1  # the rest is reported
+    assert report.main([str(tmp_path / 'missing'), *arguments, '--overwrite']) == 1  # the rest is reported
     assert f'{tmp_path / "missing"} is not there' in (out / 'index.html').read_text()
     (out / 'pictures' / 'mine.png').touch()
     assert report.main([str(runs / 'umaze' / 'bc'), f'--out={out}', '--overwrite']) == 0  # no statistics over methods

@@ -169,6 +169,9 @@ def test_how_far_a_run_is(tmp_path):
     assert jobs.is_finished(job._replace(config=tiny(**{'evaluation.timeout': 3.0})))  # changes no result
     for changes in ({'tau': 0.1}, {'offline.steps': 60}):
         assert not jobs.is_finished(job._replace(config=tiny(**changes)))
+    results = tmp_path / 'finished' / 'results.json'
+    results.write_text(results.read_text().replace('"gradient_steps": 40', '"gradient_steps": null'))
+    assert not jobs.is_finished(job)  # the run itself tells of it
 
 
 def test_suites_of_the_repository():

@@ -49,6 +49,9 @@ def test_policies_and_densities_take_any_leading_axes_and_refuse_other_sizes(fin
     for member in (0.5, '0', True, -1, 2):
         with pytest.raises(InputError, match='no member'):
             spot_jax.load_policy(finished, member=member)
+        with pytest.raises(InputError, match='no member'):
+            spot_jax.load_density(finished, member=member)
+    assert spot_jax.load_policy(finished, member=np.argmax([0.0, 1.0]))(np.zeros(4)).shape == (2,)
     assert log_prob(np.zeros((5, 4)), np.zeros((5, 2))).shape == (5,)
     assert log_prob(np.zeros(4), np.zeros(2)).shape == ()
     for observations, actions in (((5, 3), (5, 2)), ((5, 4), (5, 3)), ((5, 4), (4, 2)), ((4,), (1, 2))):

@@ -22,7 +22,7 @@ SLACK = 3
 
 @pytest.mark.parametrize('num_members', [1, 4])
 def test_a_block_executes_no_more_than_it_did(num_members):
-    steps = 2 * program.MAX_GROUP
+    steps = 2 * program.MAX_STRETCH
     config = with_settings(antmaze.get_config(), seeds=tuple(range(num_members)))
     lowered = lower(config, 'policy', SIZES, steps, None)
     counts = kernels.per_block(lowered.compile().as_text(), steps // 2)

@@ -23,7 +23,9 @@ from spot_jax.core.networks import CVAE, Actor
 from spot_jax.methods import density
 from spot_jax.run import policy, scoring, training
 from spot_jax.run.config import members, validate
+from spot_jax.run.evaluations import Evaluations
 from spot_jax.run.workdir import read_run
+from spot_jax.system import backend
 from spot_jax.system.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -344,3 +346,22 @@ def test_every_checkpoint_damaged(finished, tmp_path):
         path.write_bytes(b'')
     with pytest.raises(InputError, match='every checkpoint'):
         training.run(tiny(), tmp_path / 'run')
+
+
+@pytest.mark.usefixtures('data')
+def test_on_one_core_training_waits_for_each_evaluation(finished, tmp_path, monkeypatch):
+    """Its policies' answers would wait for the training's turns; the bytes are the same."""
+    in_flight, launch = [], Evaluations.launch
+
+    def spy(self, *arguments):
+        launch(self, *arguments)
+        in_flight.append(len(self._pending))
+
+    monkeypatch.setattr(Evaluations, 'launch', spy)
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: {0}, raising=False)
+    assert backend.has_one_core()
+    assert training.run(tiny(**{'evaluation.workers': 1}), tmp_path) == 0
+    assert set(in_flight) == {0}
+    assert_same_run(tmp_path, finished)
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: {0, 1}, raising=False)
+    assert not backend.has_one_core()

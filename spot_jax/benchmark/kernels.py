@@ -82,7 +82,7 @@ def executed(hlo: str, body: str) -> collections.Counter:
 def per_block(hlo: str, num_blocks: int) -> dict[str, float]:
     """Launches of one block by kind and their `total`, from the optimised program of a phase of `num_blocks` blocks.
 
-    The phase's outermost loop runs over groups of blocks: what a group launches is shared by its blocks.
+    The phase's outermost loop runs over stretches of blocks: what a stretch launches is shared by its blocks.
     """
     found, entry = computations(hlo)
     body, groups = max(loops(found[entry]), key=lambda loop: sum(executed(hlo, loop[0]).values()))

@@ -59,7 +59,9 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
         """A minibatch, packed [B, D]."""
         return uniform_rows(key, data, (options.batch_size,))
 
-    def step(state: BCState, shared: Any, rows: Array, hypers: Hyperparameters, step: Array) -> tuple[BCState, Metrics]:
+    def block(
+        state: BCState, shared: Any, rows: Array, hypers: Hyperparameters, step: Array
+    ) -> tuple[BCState, Metrics]:
         del shared, step
         return update(state, bc, unpack(rows, observation_dim, action_dim), hypers)
 
@@ -70,7 +72,7 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
     return Algorithm(
         init=lambda key: init(key, bc, observation_dim),
         draw=draw,
-        update=step,
+        update=block,
         policy=lambda state, shared, hypers: state.actor.params,
         act=act,
         steps=(1,),

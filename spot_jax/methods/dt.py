@@ -4,7 +4,7 @@ It learns to do what the data did where so much return was still to come, and ac
 the authors' code does it (kzl/decision-transformer), but for two things: a window *ends* at a row that is drawn, where
 theirs begins at one, so that each row is predicted as often from all that acting would know; and observations are
 normalised by std + 1e-3, as everywhere here, not 1e-6. CORL's code pads on the right, has GELUs, starts all weights
-from N(0, 0.02²) and shows returns of mazes as they come, 1 at the goal: these are the mazes' presets here.
+from N(0, 0.02²) and shows returns of mazes as they come, 1 at the goal: its returns are the mazes' presets here.
 """
 
 from typing import Any, NamedTuple

@@ -1,9 +1,9 @@
 """A population's training, compiled once per phase: one donated `lax.scan` with the dataset on the device.
 
 Members form a [C, P] grid: C groups that share a seed, and so all that is drawn, and what stages before the policies
-came to; in each P settings. A method's update is written for one member; it is
-vmapped over P, with what was drawn and the stages' results shared, and then over C. Randomness depends on the seed and
-the step alone, so a member gets the same numbers whatever population it is in.
+came to; in each P settings. A method's update is written for one member; it is vmapped over P, with what was drawn and
+the stages' results shared, and then over C. Randomness depends on the seed and the step alone, so a member gets the
+same numbers whatever population it is in.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from spot_jax.population.sharding import compile_over, in_turns
 # Streams of a seed's random numbers: two of the policies, two of online fine-tuning, two of each stage.
 POLICY_INIT, POLICY_TRAIN, ONLINE_TRAIN, EXPLORE = 2, 3, 4, 5
 STAGES = ((0, 1), (6, 7), (8, 9), (10, 11))  # of each stage, its start and its training
-MAX_GROUP = 128  # blocks that draw at once
+MAX_STRETCH = 128  # blocks that draw at once
 MAX_Q = 1e4  # a member whose mean |Q| passes this has diverged
 
 
@@ -112,13 +112,13 @@ def _make_phase(
 ) -> Phase:
     """Compiles `(state, seeds [C], hypers [C, P], shared [C], data) -> (state, metrics)` of `num_steps` steps.
 
-    Blocks run in groups: a group draws all its minibatches and noise at once, and is undone as a whole for a member
-    that diverges in it. Metrics are means over the groups in which a member was alive, shaped as the members are. The
+    Blocks run in stretches: one draws all its minibatches and noise at once, and is undone as a whole for a member that
+    diverges in it. Metrics are means over the stretches in which a member was alive, shaped as the members are. The
     state is donated. Members are shared out over `devices`, by default all of this host's, and train `at_once` on each,
     by default as `xla.AT_ONCE` says of its platform.
     """
     num_blocks = num_steps // part.block
-    size = max(k for k in range(1, MAX_GROUP + 1) if num_blocks % k == 0)
+    size = max(k for k in range(1, MAX_STRETCH + 1) if num_blocks % k == 0)
     over_seeds = jax.vmap(update, (0, 0, 0, 0, None))
 
     def run(state: PhaseState, seeds: Array, hypers: Any, shared: Any, data: Data) -> tuple[PhaseState, Metrics]:
@@ -134,7 +134,7 @@ def _make_phase(
             # The metrics as one array, so that one kernel writes it.
             return xla.with_corrections(new, xla.corrections(learner)), jnp.stack(list(metrics.values()))
 
-        def group(state: PhaseState, _: None) -> tuple[PhaseState, tuple[Array, Array]]:
+        def stretch(state: PhaseState, _: None) -> tuple[PhaseState, tuple[Array, Array]]:
             blocks = state.block + jnp.arange(size)
             drawn = draw(fold_in(keys, blocks))
             queues, after = xla.coming_corrections(state.learner, part.steps, size)
@@ -145,7 +145,7 @@ def _make_phase(
             steps = state.gradient_steps + size * part.block * alive
             return PhaseState(learner, alive, steps, state.block + size), (means, alive)
 
-        state, (means, alive) = jax.lax.scan(group, state, length=num_blocks // size)
+        state, (means, alive) = jax.lax.scan(stretch, state, length=num_blocks // size)
         count = jnp.maximum(jnp.sum(alive, axis=0), 1)
         means = jnp.sum(jnp.where(alive[:, None], means, 0), axis=0) / count[None]
         return state, dict(zip(names, means, strict=True))

@@ -23,6 +23,7 @@ from spot_jax.population.members import Population
 from spot_jax.population.program import PhaseState
 from spot_jax.run import policy, results
 from spot_jax.storage.metrics import MetricWriter
+from spot_jax.system import backend
 from spot_jax.system.errors import InputError
 
 
@@ -109,14 +110,15 @@ class Evaluations:
             self.writer.write(rows)
 
     def launch(self, phase: str, state: PhaseState, shared: Any, step: int, stopping: Callable[[], bool]) -> None:
-        """Evaluates the policies of `state` [C, P] as they are now; without workers, before it returns.
+        """Evaluates the policies of `state` [C, P] as they are now; without workers or on one core, before it returns.
 
         `shared` [C] is what the members' stages came to.
         """
         self._wait(stopping)
         params = policy.snapshot(program.policies_of(self._algorithm, state.learner, shared, self._hypers))
         self._submit(phase, step, jax.device_get(state.replace(learner=None)), params)
-        if self._options.workers == 0:
+        # On one core each of the policies' answers would wait for a thousand updates.
+        if self._options.workers == 0 or backend.has_one_core():
             self._wait(stopping)
 
     def _submit(self, phase: str, step: int, state: PhaseState, params: Params) -> None:

@@ -22,6 +22,12 @@ def require_device() -> None:
         ) from error
 
 
+def has_one_core() -> bool:
+    """Whether programs run on one CPU core, so that what another asks for meanwhile waits until the first has ended."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    return jax.default_backend() == 'cpu' and cores == 1
+
+
 def keep_compiled() -> None:
     """Keeps compiled programs in `JAX_COMPILATION_CACHE_DIR`, else `~/.cache/spot_jax`; nowhere if that cannot be."""
     # a disk that fills up later: JAX goes on without

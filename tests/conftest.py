@@ -19,6 +19,7 @@ _QUICK = ['--xla_backend_optimization_level=0', '--xla_llvm_disable_expensive_pa
 if importlib.metadata.version('jaxlib').startswith('0.10.'):
     _QUICK.append('--xla_cpu_use_fusion_emitters=false')  # a flag that is not known ends the process
 os.environ.setdefault('XLA_FLAGS', ' '.join(_QUICK))
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # where a GPU is, too: bytes and counts are a CPU's
 
 import jax  # noqa: E402
 import nearby  # noqa: E402

@@ -332,6 +332,8 @@ def test_bad_numbers_of_other_commands(module, arguments, capsys, tmp_path, monk
     err = capsys.readouterr().err
     assert err.startswith('error: ')
     assert err.count('\n') == 1
+    if module in (evaluate, plot) and arguments:  # the folder that they name is wrong, too
+        assert arguments[-1].partition('=')[0] in err
     assert not list(tmp_path.iterdir())
 
 

@@ -115,7 +115,7 @@ def test_kinds_of_observations(space, words, flat_size):
     else:
         with pytest.raises(InputError, match=f'^it: observations are {words}') as error:
             vectorizer(TASK, space, 'it')
-        assert not {'damaged', 'delete', '\n'} & set(str(error.value).split(' '))
+        assert not any(word in str(error.value) for word in ('damaged', 'delete', '\n'))
     if flat_size is None:
         with pytest.raises(InputError, match='supported are'):
             vectorizer(FLAT, space, 'it')

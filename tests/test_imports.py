@@ -23,6 +23,9 @@ def imported(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and (node.module or '').split('.')[0] == 'spot_jax':
             parts = node.module.split('.')
             names |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name.split('.')[1] for alias in node.names if alias.name.startswith('spot_jax.')}
+        assert not isinstance(node, ast.ImportFrom) or node.level == 0, f'{path}: name modules in full'
     return names
 
 

@@ -331,7 +331,9 @@ def test_dataset_without_environment_is_trained_on(tmp_path, capsys):
     observations = np.concatenate([e.observations[:-1] for e in episodes])
     np.testing.assert_allclose(stored['mean'], observations.mean(axis=0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(stored['std'], observations.std(axis=0) + 1e-3, rtol=1e-4)
-    assert act(observations[0]).shape == (2,)
+    learned = jax.tree.map(lambda x: x[0, 0], read_run(tmp_path)[1]['learner']['actor']['params'])
+    seen = (observations[:5] - observations.mean(axis=0)) / (observations.std(axis=0) + 1e-3)
+    np.testing.assert_allclose(act(observations[:5]), Actor(2).apply(learned, seen), rtol=1e-4, atol=1e-5)
 
 
 def test_workdir_that_cannot_be_written(tmp_path):

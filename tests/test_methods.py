@@ -51,6 +51,7 @@ def test_a_population_of_a_method(name, tmp_path):
     assert statuses[::2] == ['completed'] * 2
     assert set(statuses[1::2]) <= sick
     assert results['algorithm'] == METHODS[name].title(options(small(name)))
+    assert results['dataset_episodes'] == (1 if name == 'percent_bc' else 10)  # 10% of them
 
     shutil.copytree(tmp_path / 'whole', tmp_path / 'resumed')  # as if it had been killed in the middle
     (tmp_path / 'resumed' / 'results.json').unlink()
@@ -111,16 +112,16 @@ def test_online_or_one_line(name):
     """A method that does not learn online says so before anything starts."""
     block = build(small(name), 4, 2).algorithm.block
     asked = small(name, **{'online.steps': 4 * block})
-    if build(asked, 4, 2).algorithm.explore is None:
+    if name not in ('spot', 'td3_bc', 'awac', 'cql', 'iql'):
         with pytest.raises(InputError, match=f'{name} does not fine-tune online, as .*: leave it at 0'):
             config.validate(asked)
     else:
         config.validate(asked)
 
 
-@pytest.mark.parametrize('name', ['iql', 'awac', 'cql'])
+@pytest.mark.parametrize('name', ['iql', 'awac', 'cql', 'td3_bc'])
 def test_fine_tuning(name, tmp_path):
-    """It goes on from the offline phase, in blocks of one step, and stops where it is told."""
+    """It goes on from the offline phase, in blocks of one step or two, and stops where it is told."""
     online = {
         'online.steps': 6,
         'offline.steps': 4,

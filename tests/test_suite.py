@@ -130,7 +130,7 @@ def test_a_signal_is_passed_on_once_and_ends_the_suite(place, capsys):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_run_that_another_process_has_is_waited_for(place, capsys):
+def test_a_run_that_another_process_has_is_waited_for(place, capsys, monkeypatch):
     make_run(place / 'runs' / 'good', [0.0, 0.5])
     (place / 'out' / 'good').mkdir(parents=True)
     release = threading.Event()
@@ -144,7 +144,13 @@ def test_a_run_that_another_process_has_is_waited_for(place, capsys):
     holder = threading.Thread(target=hold, daemon=True)
     holder.start()
     held_now.wait(10)
-    threading.Timer(0.3, release.set).start()
+    tell = suite.Progress.tell
+
+    def told(self, text):
+        tell(self, text)
+        release.set()
+
+    monkeypatch.setattr(suite.Progress, 'tell', told)
     assert cli(place, ['good']) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == 'good: another process is at it, waiting'
@@ -189,6 +195,8 @@ def test_suites_of_the_repository():
     assert config.offline.steps == 8
     for name, module in (('pointmaze', pointmaze), ('antmaze', antmaze), ('mujoco', mujoco)):
         assert sorted(experiment.TASKS[name]) == sorted(module.PRESETS)
+    for name in ('antmaze', 'mujoco'):  # every method's presets are valid configs of every task
+        assert len(main.jobs(['main', f'--config=experiments/suite.py:{name}'])) == len(experiment.TASKS[name]) * 13
     assert [job[0] for job in main.jobs(['main', '--config=experiments/suite.py'])] == [
         'umaze/spot',
         'umaze/bc',

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -23,7 +24,9 @@ from spot_jax.system.errors import InputError
 def test_ctrl_c_while_a_command_starts(module):
     command = [sys.executable, '-m', module, 'list']
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        time.sleep(0.5)
+        maps = Path(f'/proc/{process.pid}/maps')
+        while 'numpy' not in maps.read_text() and process.poll() is None:  # in the midst of its imports
+            time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         assert process.communicate() == ('', 'stopped\n')
     assert process.returncode == 130
@@ -98,8 +101,10 @@ def test_what_an_environment_started_ends_with_its_worker(tmp_path):
     pool.close()
     for _ in range(50):
         try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
+            state = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
+        except FileNotFoundError:
+            return
+        if state == 'Z':  # it has ended, and nobody has asked how
             return
         time.sleep(0.1)
     pytest.fail('it still runs')

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 from tiny import tiny
 
 from spot_jax.acting.scaling import Scaling
@@ -20,7 +21,7 @@ from spot_jax.data.load import Dataset
 from spot_jax.methods.regularizers import REGULARIZERS, Regularizer
 from spot_jax.population import program
 from spot_jax.run import effects, training
-from spot_jax.run.build import data_of, discounted_togo
+from spot_jax.run.build import data_of, discounted_togo, prepare
 from spot_jax.run.policy import Actors
 
 K = 3  # steps of a window
@@ -39,6 +40,25 @@ def dataset():
 
 
 DATA = data_of(dataset())
+
+
+def test_how_data_are_prepared_by_hand():
+    """Observations 0 to 5, next ones 1 to 6; returns of 4 and 2, so that a range of 1000 is 500 times theirs."""
+    wanted = {'normalize_observations': True, 'action_clip': 0.25, 'reward_scale': 3.0, 'reward_shift': 0.5}
+    data = dataset()
+    scaling, rewards = prepare(data, ConfigDict(wanted | {'normalize_rewards': True}))
+    mean, std = 2.5, (35 / 12) ** 0.5 + 1e-3
+    np.testing.assert_allclose(data.transitions[:, 0], (np.arange(6) - mean) / std, rtol=1e-6)
+    np.testing.assert_allclose(data.transitions[:, 4], (np.arange(1, 7) - mean) / std, rtol=1e-6)
+    np.testing.assert_allclose(data.transitions[:, 1], [0.0, 0.1, 0.2, 0.25, 0.25, 0.25], rtol=1e-6)
+    np.testing.assert_allclose(data.transitions[:, 2], 3 * 500 * (1 + 0.5))
+    np.testing.assert_array_equal(data.transitions[:, 3], 1)  # masks
+    np.testing.assert_allclose(rewards(np.array([-0.5, 0.0])), [0.0, 750.0])  # of new transitions
+    np.testing.assert_allclose(scaling.normalized(np.array([mean + std])), [1.0], rtol=1e-6)
+    same, plain = dataset(), dataset()
+    _, unchanged = prepare(same, ConfigDict({'normalize_observations': False}))
+    np.testing.assert_array_equal(same.transitions, plain.transitions)
+    assert unchanged(np.array([2.0])) == 2.0
 
 
 def draw(key, data):

@@ -41,15 +41,15 @@ def metrics_of(workdir, seed, setting, value):
 @pytest.mark.parametrize('name', [name for name in METHODS if name != 'spot'])
 def test_a_population_of_a_method(name, tmp_path):
     """It resumes to the byte; a member is as in a run of its own, and a neighbour that diverges leaves it alone."""
-    # Values run away, and so do weights that decay; a policy alone, whose actions have bounds, as the processor rounds.
+    # Values can run away, and so can weights that decay; a policy alone, whose actions have bounds, does not, while its
+    # weights have room to grow: at 1e30 it depends on how the processor rounds.
     rate = 'critic_lr' if 'critic_lr' in hyperparameters(name) else 'actor_lr'
-    sick = {'diverged'} if {'critic_lr', 'weight_decay'} & set(hyperparameters(name)) else {'completed', 'diverged'}
-    changes = {'seeds': (0, 1), f'grid.{rate}': (1e-3, 1e30)}
+    runs_away = bool({'critic_lr', 'weight_decay'} & set(hyperparameters(name)))
+    high, sick = (1e30, 'diverged') if runs_away else (1e3, 'completed')
+    changes = {'seeds': (0, 1), f'grid.{rate}': (1e-3, high)}
     assert training.run(small(name, **changes), tmp_path / 'whole') == 0
     results = json.loads((tmp_path / 'whole' / 'results.json').read_text())
-    statuses = [m['status'] for m in results['members']]
-    assert statuses[::2] == ['completed'] * 2
-    assert set(statuses[1::2]) <= sick
+    assert [m['status'] for m in results['members']] == ['completed', sick] * 2
     assert results['algorithm'] == METHODS[name].title(options(small(name)))
     assert results['dataset_episodes'] == (1 if name == 'percent_bc' else 10)  # 10% of them
 

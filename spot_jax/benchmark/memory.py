@@ -22,16 +22,17 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from spot_jax.benchmark.gpu import POPULATIONS, population_of
+from spot_jax.benchmark.kernels import STEPS
 from spot_jax.benchmark.online import Loops
-from spot_jax.benchmark.phases import bytes_of, lower, prepare, with_settings
+from spot_jax.benchmark.phases import bytes_of, data_shapes, lower, prepare
 from spot_jax.run.config_files import read_config
 from spot_jax.run.ring_files import RingFiles
 from spot_jax.system.arguments import Parser, place, whole
 
 MIB = 2**20
 SIZES = (29, 8)  # of observations and actions, AntMaze's
-POPULATIONS, SAMPLES = (1, 4, 16, 64, 256), (1, 10)
-STEPS = 1000  # of a compiled phase: the default log interval
+SAMPLES = (1, 10)  # L
 
 
 def resident(field: str) -> float:
@@ -78,13 +79,13 @@ def measure(
 
 def offline(config: ConfigDict, members: int, num_samples: int, transitions: int) -> dict[str, float]:
     """MiB of a population's training: its data, what it learns, both phases whole, and a ring of 100 000 steps each."""
-    config = with_settings(config, seeds=tuple(range(members)), **{'regularizer.num_samples': num_samples})
+    config = population_of(config, members, num_samples)
     row: dict[str, float] = {'members': members, 'num_samples': num_samples}
-    row['data'] = (2 * SIZES[0] + SIZES[1] + 5) * 4 * transitions / MIB
+    row['data'] = mebibytes(data_shapes(SIZES, transitions))
     for phase in ('cvae', 'policy'):
         row[f'{phase}_state'] = mebibytes(jax.eval_shape(prepare(config, SIZES, phase, STEPS)[1])[0].learner)
         row[phase] = bytes_of(lower(config, phase, SIZES, STEPS, transitions=transitions).compile()) / MIB
-    row['ring'] = (2 * SIZES[0] + SIZES[1] + 2) * 4 * 100_000 * members / MIB
+    row['ring'] = members * mebibytes(data_shapes(SIZES, 100_000).rows)
     return row
 
 
@@ -108,7 +109,7 @@ def of_online(args: argparse.Namespace) -> Iterator[dict[str, float]]:
 def of_offline(args: argparse.Namespace) -> Iterator[dict[str, float]]:
     """The rows of the populations, printed."""
     config = read_config(args.config)
-    for members, num_samples in itertools.product(POPULATIONS, SAMPLES):
+    for members, num_samples in itertools.product((1, *POPULATIONS), SAMPLES):
         yield printed(offline(config, members, num_samples, args.transitions))
 
 
@@ -135,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--json', type=place, help='a file for the figures')
 
     def body(args: argparse.Namespace) -> None:
-        rows = list(of_online(args)) if not args.offline else list(of_offline(args))
+        rows = list(of_offline(args) if args.offline else of_online(args))
         if args.json:
             args.json.write_text(json.dumps(rows, indent=2) + '\n')
 

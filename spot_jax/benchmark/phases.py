@@ -39,6 +39,11 @@ def data_of_rows(rows: Any) -> Data:
     return Data(jnp.asarray(rows), first, jnp.minimum(first + EPISODE, len(rows)) - 1, jnp.zeros(len(rows)))
 
 
+def data_shapes(sizes: tuple[int, int], transitions: int) -> Data:
+    """The shapes of so many transitions of these sizes (O, A)."""
+    return jax.eval_shape(data_of_rows, jax.ShapeDtypeStruct((transitions, 2 * sizes[0] + sizes[1] + 2), jnp.float32))
+
+
 def random_rows(sizes: tuple[int, int], transitions: int = TRANSITIONS) -> np.ndarray:
     """Packed transitions `[N, 2 * O + A + 2]` of these sizes (O, A): standard normal, actions within [-1, 1]."""
     o, a = sizes
@@ -95,9 +100,8 @@ def lower(
     All members train at once, as on a GPU.
     """
     run, arguments = prepare(config, sizes, phase, steps, len(members(config).members))
-    rows = jax.eval_shape(data_of_rows, jax.ShapeDtypeStruct((transitions, 2 * sizes[0] + sizes[1] + 2), jnp.float32))
     shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-    return run.lower(*jax.tree.map(shape, (*jax.eval_shape(arguments), rows)))
+    return run.lower(*jax.tree.map(shape, (*jax.eval_shape(arguments), data_shapes(sizes, transitions))))
 
 
 def bytes_of(compiled: Any) -> int:

@@ -81,8 +81,9 @@ def read_words(text: str, default: str, options: Collection[str], own: Collectio
     methods = [option for option in dict.fromkeys(given) if option in METHODS]
     require(len(methods) <= 1, f'{name!r} is followed by several methods: {", ".join(methods)}')
     method = methods[0] if methods else 'spot'
-    wrong = [option for option in given if option in own and method != 'spot']
-    require(not wrong, f'{name!r}: {"".join(wrong[:1])} does not go with {method}: leave out one of them')
+    for option in given:
+        fits = option not in own or method == 'spot'
+        require(fits, f'{name!r}: {option} does not go with {method}: leave out one of them')
     return Words(name or default, set(given) - set(methods), method)
 
 

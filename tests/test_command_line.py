@@ -217,6 +217,8 @@ def test_files_that_are_no_config(tmp_path, capsys):
         (['--config.normalize_q=maybe'], "config.normalize_q='maybe': must be true or false"),
         (['--config.batch_size=ten'], "config.batch_size='ten': must be a whole number from 1 to"),
         (['--config.batch_size=' + '9' * 5000], 'must be a whole number from 1 to'),
+        (['--config.discount=0.9,0.99'], 'must be a number from 0 to 1; for several, config.grid.discount'),
+        (['--config.method=iql', '--config.iql.expectile=0.7,0.9'], 'for several, config.grid.expectile'),
         (['--config.seeds=0,0'], 'none of them twice'),
         (['--config.seeds='], 'config.seeds=()'),
         (['--config.seeds=((((('], "config.seeds='((((('"),

@@ -27,7 +27,7 @@ from spot_jax.core.fields import (
     text,
     whole,
 )
-from spot_jax.methods import GRID, METHODS, path_of
+from spot_jax.methods import GRID, METHODS, hyperparameters, path_of
 
 PROJECT = matching(
     r"[^/\\#?%:'\s][^/\\#?%:']{0,127}", "a project's name of at most 128 characters, none of them one of /\\#?%:'"
@@ -95,6 +95,8 @@ for _name, _path in GRID.items():
     FIELDS[f'grid.{_name}'] = Field(
         (), several(FIELDS[_path].takes, distinct=True), f"values to span; empty: {_path}'s"
     )
+# Where a grid spans what stands at a path.
+SPANNED_BY = {path: f'config.grid.{name}' for method in METHODS for name, path in hyperparameters(method).items()}
 
 
 def shown(value: Any) -> str:
@@ -109,4 +111,8 @@ def shown(value: Any) -> str:
 def problem(path: str, value: Any) -> str | None:
     """What is wrong with a field's value, on one line; None if nothing is."""
     takes = FIELDS[path].takes
-    return None if takes.fits(value) else f'config.{path}={shown(value)}: must be {takes.words}'
+    if takes.fits(value):
+        return None
+    several_given = isinstance(value, tuple | list) or (isinstance(value, str) and ',' in value)
+    hint = f'; for several, {SPANNED_BY[path]}' if several_given and path in SPANNED_BY else ''
+    return f'config.{path}={shown(value)}: must be {takes.words}{hint}'

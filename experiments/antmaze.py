@@ -38,7 +38,7 @@ OPTIONS = {
 def get_config(name: str = 'umaze') -> ConfigDict:
     """The config of a preset, with the options that follow it."""
     preset, options, method = read_words(name, 'umaze', OPTIONS, ('plus',))
-    dataset_id = f'D4RL/antmaze/{preset}-v1' if 'd4rl' in options else f'spot_jax/antmaze/{preset}-v1'
+    dataset_id = f'D4RL/antmaze/{preset}-v1' if 'd4rl' in options else f'spot_jax/antmaze/{preset}-v2'
     online: dict[str, float] = {'online.steps': 1_000_000} if 'finetune' in options else {}
     if 'finetune' in options and preset.startswith('large') and method == 'spot':
         online['online.discount'] = 0.995

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from gymnasium.envs import mujoco as gymnasium_mujoco
 
+from spot_jax.acting.environments import ANT_FRAME_SKIP, ant_maze, as_d4rl
 from spot_jax.behavior import ant
 
 MODEL = mujoco.MjModel.from_xml_path(str(Path(gymnasium_mujoco.__file__).parent / 'assets' / 'ant.xml'))
+as_d4rl(MODEL)
 SIGNS = np.array([1, 1, 1, -1, 1, -1, 1, 1])
 
 
@@ -63,7 +65,7 @@ def features(qpos, qvel, direction):
 def stepped(qpos, qvel, torques):
     data = mujoco.MjData(MODEL)
     data.qpos[:], data.qvel[:], data.ctrl[:] = qpos, qvel, torques
-    mujoco.mj_step(MODEL, data, ant.FRAME_SKIP)
+    mujoco.mj_step(MODEL, data, ANT_FRAME_SKIP)
     return data.qpos.copy(), data.qvel.copy()
 
 
@@ -134,12 +136,12 @@ def test_waypoint_environment():
     before = inner._distance()
     action = np.full(8, 0.5, np.float32)
     observation, reward, terminated, truncated, _ = env.step(action)
-    progress = (before - inner._distance()) / 0.05
+    progress = (before - inner._distance()) / 0.1
     w, _, _, z = inner._data.qpos[3:7]
     offset = inner._waypoint - inner._data.qpos[:2]
     heading = 2 * np.arctan2(z, w) - np.arctan2(offset[1], offset[0])  # any number of quarter turns is as good
     assert np.sin(2 * heading) ** 2 > 0.1
-    expected = min(progress, 2) * (1 - 0.8 * np.sin(2 * heading) ** 2) + 0.2 - 0.05 * 8 * 0.25
+    expected = min(progress, 2) * (1 - 0.8 * np.sin(2 * heading) ** 2) + 0.2
     assert reward == pytest.approx(expected, abs=1e-5)
     assert env.observation_space.contains(observation)
     assert not terminated
@@ -156,3 +158,21 @@ def test_waypoint_environment():
     inner._data.qpos[3:7] = 0, 1, 0, 0
     assert env.step(action)[2]
     assert {env.reset(seed=s)[0][0] < 0.6 for s in range(10)} == {True, False}
+
+
+def test_the_mazes_ant_is_d4rls_and_the_one_the_policy_learns_with():
+    env = ant_maze('UMaze', d4rl=True)
+    ant_env, learner = env.unwrapped.ant_env, ant.AntWaypoint()
+    assert ant_env.dt == pytest.approx(0.1)
+    assert env.metadata['render_fps'] == 10
+    env.reset(seed=0)
+    env.step(np.linspace(-1, 1, 8))
+    np.testing.assert_allclose(ant_env.data.qfrc_actuator[6:], np.roll(30 * np.linspace(-1, 1, 8), -2))
+    # Left alone at the same height, both ants fall alike: ground and masses are the same, too.
+    learner.reset(seed=1)
+    for model, data in ((ant_env.model, ant_env.data), (learner._model, learner._data)):
+        mujoco.mj_resetData(model, data)
+        data.qpos[:3] = -4, 4, 0.75  # in a free cell of the maze
+        mujoco.mj_step(model, data, 20 * ANT_FRAME_SKIP)
+    np.testing.assert_allclose(ant_env.data.qpos[2:], learner._data.qpos[2:], atol=1e-6)
+    assert ant_maze('UMaze').unwrapped.ant_env.dt == pytest.approx(0.05)  # older sets' stays as it was

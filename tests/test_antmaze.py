@@ -21,7 +21,7 @@ from spot_jax.recipes import antmaze, generate
 from spot_jax.system.errors import InputError
 
 TASK = TASKS['antmaze']
-PLAY = 'spot_jax/antmaze/medium-play-v1'
+PLAY = 'spot_jax/antmaze/medium-play-v2'
 
 
 @pytest.fixture(scope='module')
@@ -92,7 +92,7 @@ def test_evaluation_has_the_same_maze_start_and_goal(store):
 
 def test_recorded_actions_replayed_in_the_evaluation_give_the_recorded_states(store):
     episode = next(minari.load_dataset(PLAY).iterate_episodes())
-    env = gym.make('spot_jax/AntMaze-Medium-v0')
+    env = gym.make('spot_jax/AntMaze-Medium-v1')
     env.reset(seed=0)
     env.unwrapped.ant_env.set_state(episode.infos['qpos'][0], episode.infos['qvel'][0])
     for step, action in enumerate(episode.actions[:50]):
@@ -104,7 +104,7 @@ def test_recorded_actions_replayed_in_the_evaluation_give_the_recorded_states(st
 @pytest.mark.parametrize('name', ANT_MAZES)
 def test_evaluation_pins_the_goal_and_ends_there(name):
     maze = ANT_MAZES[name]
-    env = gym.make(f'spot_jax/AntMaze-{name}-v0')
+    env = gym.make(f'spot_jax/AntMaze-{name}-v1')
     assert env.spec.max_episode_steps == (700 if name == 'UMaze' else 1000)
     observation, _ = env.reset(seed=3)
     assert observation['observation'].shape == (27,)
@@ -172,9 +172,10 @@ def test_the_ant_goes_by_the_middle_of_every_cell_on_its_way():
     assert walk.near(goal).any()
 
 
-def test_sets_of_older_recipes_are_used_but_no_more_are_made(store, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize('version', ['-v0', '-v1'])
+def test_sets_of_older_recipes_are_used_but_no_more_are_made(version, store, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('MINARI_DATASETS_PATH', str(tmp_path))
-    old = PLAY.replace('-v1', '-v0')
+    old = PLAY.replace('-v2', version)
     for command, message in ((['generate', old], f'generate {PLAY}'), (['show', old], 'put the old set back')):
         assert main(command) == 2
         error = capsys.readouterr().err

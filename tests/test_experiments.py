@@ -19,7 +19,7 @@ def test_the_fifteen_tasks_of_the_poster():
     assert len(antmaze.PRESETS) == 6
     assert len(mujoco.PRESETS) == 9
     config = antmaze.get_config('large-diverse')
-    assert (config.dataset_id, config.regularizer.weight) == ('spot_jax/antmaze/large-diverse-v1', 0.025)
+    assert (config.dataset_id, config.regularizer.weight) == ('spot_jax/antmaze/large-diverse-v2', 0.025)
     assert (config.actor.lr, config.actor.output_init, config.critic.output_init) == (1e-4, 1e-3, 3e-3)
     config = mujoco.get_config('walker2d-medium-expert')
     assert (config.regularizer.weight, config.actor.dropout, config.normalize_observations) == (0.5, 0.1, True)
@@ -36,7 +36,7 @@ def test_data_are_generated_unless_d4rls_are_asked_for():
     }
     weights = [mujoco.get_config(f'hopper-medium-expert{option}').regularizer.weight for option in ('', ',d4rl')]
     assert weights == [1.0, 0.2]
-    assert antmaze.get_config('').dataset_id == 'spot_jax/antmaze/umaze-v1'
+    assert antmaze.get_config('').dataset_id == 'spot_jax/antmaze/umaze-v2'
     assert antmaze.get_config('medium-play,d4rl').dataset_id == 'D4RL/antmaze/medium-play-v1'
     assert all(m.get_config(name).dataset_id in RECIPES for m in (mujoco, antmaze) for name in m.PRESETS)
     for name in ('hopper-medium,d4', 'hopper,d4rl', 'hopper-medium,d4rl,minari'):

@@ -21,6 +21,7 @@ from spot_jax.acting.tasks import Task, describe, layout, vectorizer
 from spot_jax.system.errors import InputError, first_line
 
 GOAL_RADIUS = 0.45  # metres, as gymnasium-robotics' code has it
+ANT_FRAME_SKIP, ANT_TIME_STEP = 5, 0.1  # simulation steps per environment step, and its seconds, of D4RL's ant
 
 
 class Maze(NamedTuple):
@@ -127,23 +128,42 @@ def point_maze(name: str, **kwargs: Any) -> gym.Env:
         return PinnedGoal(PointMazeEnv(maze_map=maze_map(POINT_MAZES[name]), **_SPARSE, **kwargs))
 
 
-def ant_maze(name: str, **kwargs: Any) -> gym.Env:
-    """Entry point of `spot_jax/AntMaze-*-v0`: as `point_maze`, with the ant's 27 values of proprioception."""
+def as_d4rl(model: Any) -> None:
+    """Makes gymnasium's ant, a MuJoCo model, D4RL's: a fifth of the torque (30 N m), time steps twice as long, softer contacts.
+
+    The bodies are the same. An ant that weak has to swing its legs in time, so that it seldom stands still.
+    """
+    model.opt.timestep = ANT_TIME_STEP / ANT_FRAME_SKIP
+    model.actuator_gear[:, 0] = 30
+    model.geom_solimp[:, :3] = 0.8, 0.8, 0.01
+
+
+def ant_maze(name: str, d4rl: bool = False, **kwargs: Any) -> gym.Env:
+    """Entry point of `spot_jax/AntMaze-*`: as `point_maze`, with the ant's 27 values of proprioception.
+
+    With `d4rl` (-v1) the ant is `as_d4rl`'s, else (-v0, of sets of older recipes) gymnasium's.
+    """
     with _no_leftover_xml():
         from gymnasium_robotics.envs.maze.ant_maze_v5 import AntMazeEnv
 
         kwargs = {'include_cfrc_ext_in_observation': False} | kwargs
-        return PinnedGoal(AntMazeEnv(maze_map=maze_map(ANT_MAZES[name]), **_SPARSE, **kwargs))
+        env = AntMazeEnv(maze_map=maze_map(ANT_MAZES[name]), **_SPARSE, **kwargs)
+        if d4rl:
+            as_d4rl(env.model)
+            env.metadata = env.metadata | {'render_fps': round(1 / ANT_TIME_STEP)}
+        return PinnedGoal(env)
 
 
-for _robot, _entry_point, _mazes in (('Point', 'point_maze', POINT_MAZES), ('Ant', 'ant_maze', ANT_MAZES)):
-    for _name, _maze in _mazes.items():
-        gym.register(
-            f'spot_jax/{_robot}Maze-{_name}-v0',
-            f'spot_jax.acting.environments:{_entry_point}',
-            max_episode_steps=_maze.time_limit,
-            kwargs={'name': _name},
-        )
+def _register(environment: str, entry_point: str, maze: Maze, **kwargs: Any) -> None:
+    entry_point = f'spot_jax.acting.environments:{entry_point}'
+    gym.register(f'spot_jax/{environment}', entry_point, max_episode_steps=maze.time_limit, kwargs=kwargs)
+
+
+for _name, _maze in POINT_MAZES.items():
+    _register(f'PointMaze-{_name}-v0', 'point_maze', _maze, name=_name)
+for _name, _maze in ANT_MAZES.items():
+    _register(f'AntMaze-{_name}-v0', 'ant_maze', _maze, name=_name)
+    _register(f'AntMaze-{_name}-v1', 'ant_maze', _maze, name=_name, d4rl=True)
 
 
 def maker(

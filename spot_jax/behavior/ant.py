@@ -13,7 +13,8 @@ import mujoco
 import numpy as np
 from gymnasium.envs import mujoco as gymnasium_mujoco
 
-FRAME_SKIP, TIME_STEP = 5, 0.05  # simulation steps per environment step, and its seconds, as gymnasium's ant has them
+from spot_jax.acting.environments import ANT_FRAME_SKIP, ANT_TIME_STEP, as_d4rl
+
 UPRIGHT = 0.1  # of the torso's up-vector; below it the ant counts as flipped
 WAYPOINT_RADIUS = 0.5  # metres
 MAX_SPEED = 2.0  # m/s: faster earns nothing
@@ -74,16 +75,17 @@ def torques(action: np.ndarray, quarters: int) -> np.ndarray:
 
 
 class AntWaypoint(gym.Env):
-    """Gymnasium's ant on the plane, walking to one waypoint after another; registered as `spot_jax/AntWaypoint-v0`.
+    """D4RL's ant on the plane, walking to one waypoint after another; registered as `spot_jax/AntWaypoint-v0`.
 
     Observations are `goal_features` [28], actions [8] in [-1, 1] are for `torques`. The reward of a step is the
     progress to the waypoint in m/s, clipped above, times 1 - `HEADING_WEIGHT` sin^2(2 heading from the waypoint's
-    direction), + 0.2 - 0.05 |action|^2. Only a flipped ant is terminal.
+    direction), + 0.2. Only a flipped ant is terminal.
     """
 
     def __init__(self) -> None:
         path = Path(gymnasium_mujoco.__file__).parent / 'assets' / 'ant.xml'
         self._model = mujoco.MjModel.from_xml_path(str(path))
+        as_d4rl(self._model)
         self._data = mujoco.MjData(self._model)
         self._waypoint, self._direction, self._quarters = np.zeros(2), 0.0, 0
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (28,), np.float32)
@@ -127,13 +129,13 @@ class AntWaypoint(gym.Env):
         action = np.clip(action, -1, 1)
         before = self._distance()
         self._data.ctrl[:] = torques(action, self._quarters)
-        mujoco.mj_step(self._model, self._data, FRAME_SKIP)
+        mujoco.mj_step(self._model, self._data, ANT_FRAME_SKIP)
         distance = self._distance()
-        progress = (before - distance) / TIME_STEP
+        progress = (before - distance) / ANT_TIME_STEP
         observation = self._observe()
         cosine, sine = observation[4:6].tolist()
         progress = min(progress, MAX_SPEED) * (1 - HEADING_WEIGHT * (2 * sine * cosine) ** 2)
-        reward = progress + 0.2 - 0.05 * float(np.sum(action**2))
+        reward = progress + 0.2
         if distance < WAYPOINT_RADIUS:
             self._move_waypoint()
             observation = self._observe()

@@ -7,8 +7,8 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 
-from spot_jax.acting.environments import ANT_MAZES, GOAL_RADIUS
-from spot_jax.behavior.ant import FRAME_SKIP, bearing, goal_features, torques
+from spot_jax.acting.environments import ANT_FRAME_SKIP, ANT_MAZES, GOAL_RADIUS
+from spot_jax.behavior.ant import bearing, goal_features, torques
 from spot_jax.behavior.planner import Cell, towards
 from spot_jax.behavior.policy import Policy
 
@@ -31,7 +31,7 @@ class Walk(NamedTuple):
 @functools.cache
 def ant_maze(name: str) -> gym.Env:
     """The evaluation's environment of a maze of `ANT_MAZES`, without its time limit."""
-    return gym.make(f'spot_jax/AntMaze-{name}-v0', max_episode_steps=-1, disable_env_checker=True)
+    return gym.make(f'spot_jax/AntMaze-{name}-v1', max_episode_steps=-1, disable_env_checker=True)
 
 
 def cell_of(maze: Any, position: np.ndarray) -> Cell:
@@ -68,7 +68,7 @@ def walk(env: gym.Env, policy: Policy, goal: np.ndarray, limit: int, rng: np.ran
         actions.append(torques(np.clip(action, -1, 1), quarters).astype(np.float32))
         # As the environment's own `step`, without rewards and sensors that are not needed: twice as fast.
         ant.data.ctrl[:] = actions[-1]
-        mujoco.mj_step(ant.model, ant.data, FRAME_SKIP)
+        mujoco.mj_step(ant.model, ant.data, ANT_FRAME_SKIP)
         qpos.append(ant.data.qpos.copy())
         qvel.append(ant.data.qvel.copy())
     return Walk(np.array(qpos), np.array(qvel), np.array(actions))

@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = Parser(prog='python -m spot_jax.benchmark.memory', description=__doc__)
     parser.add_argument('--config', default='experiments/antmaze.py:umaze', help='default: %(default)s')
-    parser.add_argument('--environment', default='spot_jax/AntMaze-UMaze-v0', help='default: %(default)s')
+    parser.add_argument('--environment', default='spot_jax/AntMaze-UMaze-v1', help='default: %(default)s')
     parser.add_argument(
         '--settings', type=settings, default='4x100000,16x100000', help='MEMBERSxCAPACITY,...; default: %(default)s'
     )

@@ -172,7 +172,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = Parser(prog='python -m spot_jax.benchmark.online', description=__doc__)
     parser.add_argument('--config', default='experiments/antmaze.py:umaze', help='default: %(default)s')
-    parser.add_argument('--environment', default='spot_jax/AntMaze-UMaze-v0', help='default: %(default)s')
+    parser.add_argument('--environment', default='spot_jax/AntMaze-UMaze-v1', help='default: %(default)s')
     parser.add_argument(
         '--members',
         type=several(whole(1, 10_000)),

@@ -5,7 +5,7 @@ The data are made on the spot at first use. Options follow the preset: `large-di
 
 from ml_collections import ConfigDict
 
-from spot_jax.methods.spot import PLUS
+from spot_jax.methods.spot import MAZE_PLUS
 from spot_jax.run.config import preset_config, read_words
 
 COMMON = {
@@ -42,6 +42,6 @@ def get_config(name: str = 'umaze') -> ConfigDict:
     online: dict[str, float] = {'online.steps': 1_000_000} if 'finetune' in options else {}
     if 'finetune' in options and preset.startswith('large') and method == 'spot':
         online['online.discount'] = 0.995
-    plus = {**PLUS, 'discount': 0.995} if 'plus' in options else {}
+    plus = MAZE_PLUS if 'plus' in options else {}
     common = COMMON | plus | {'dataset_id': dataset_id} | online
     return preset_config(PRESETS, preset, common, method, 'maze', f'antmaze-{preset}')

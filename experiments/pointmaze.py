@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from spot_jax.methods.spot import PLUS
+from spot_jax.methods.spot import MAZE_PLUS
 from spot_jax.run.config import preset_config, read_words
 
 COMMON = {
@@ -34,6 +34,6 @@ OPTIONS = {'plus': 'SPOT+: critics with layer norm, three hidden layers, minibat
 def get_config(name: str = 'umaze') -> ConfigDict:
     """The config of a preset, with the options that follow it."""
     preset, options, method = read_words(name, 'umaze', OPTIONS, ('plus',))
-    plus = {**PLUS, 'discount': 0.995} if 'plus' in options else {}
+    plus = MAZE_PLUS if 'plus' in options else {}
     common = COMMON | plus | {'dataset_id': f'spot_jax/pointmaze/{preset}-v0'}
     return preset_config(PRESETS, preset, common, method, 'maze', 'pointmaze')

@@ -80,6 +80,7 @@ PLUS = {
     'actor.hidden_dims': (256, 256, 256),
     'batch_size': 1024,
 }
+MAZE_PLUS = {**PLUS, 'discount': 0.995}
 
 
 class Hyperparameters(NamedTuple):

@@ -12,18 +12,10 @@ def free_cells(maze_map: list[list[Any]]) -> list[Cell]:
 
 
 def plan(maze_map: list[list[Any]], start: Cell, goal: Cell) -> list[Cell]:
-    """A shortest path of free cells from `start` to `goal`, both included, by breadth-first search."""
-    came_from: dict[Cell, Cell] = {start: start}
-    queue = deque([start])
-    while queue and goal not in came_from:
-        row, column = queue.popleft()
-        for cell in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)):
-            if maze_map[cell[0]][cell[1]] != 1 and cell not in came_from:
-                came_from[cell] = (row, column)
-                queue.append(cell)
-    path = [goal]
+    """A shortest path of free cells from `start` to `goal`, both included."""
+    path, back = [goal], towards(maze_map, start)
     while path[-1] != start:
-        path.append(came_from[path[-1]])
+        path.append(back[path[-1]])
     return path[::-1]
 
 

@@ -111,6 +111,6 @@ RECIPES = {
     for name, kind in KINDS.items()
 }
 
-# Their sets that are here are used, but no more are made. Both have gymnasium's ant, and no policy that was cloned from
-# v1's walks; in v0 episodes ended at their goals, by actions without a spread.
+# Their sets that are here are used, but no more are made. Both have gymnasium's ant; policies learned from v1 stop and
+# stand (experiments/results/antmaze_v1), and v0's episodes ended at their goals, by actions without a spread.
 RETIRED = {f'spot_jax/antmaze/{name}-{old}': f'spot_jax/antmaze/{name}-v2' for name in KINDS for old in ('v0', 'v1')}

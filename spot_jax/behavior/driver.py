@@ -7,7 +7,7 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 
-from spot_jax.acting.environments import ANT_FRAME_SKIP, ANT_MAZES, GOAL_RADIUS
+from spot_jax.acting.environments import ANT_MAZES, GOAL_RADIUS
 from spot_jax.behavior.ant import bearing, goal_features, torques
 from spot_jax.behavior.planner import Cell, towards
 from spot_jax.behavior.policy import Policy
@@ -68,7 +68,7 @@ def walk(env: gym.Env, policy: Policy, goal: np.ndarray, limit: int, rng: np.ran
         actions.append(torques(np.clip(action, -1, 1), quarters).astype(np.float32))
         # As the environment's own `step`, without rewards and sensors that are not needed: twice as fast.
         ant.data.ctrl[:] = actions[-1]
-        mujoco.mj_step(ant.model, ant.data, ANT_FRAME_SKIP)
+        mujoco.mj_step(ant.model, ant.data, ant.frame_skip)
         qpos.append(ant.data.qpos.copy())
         qvel.append(ant.data.qvel.copy())
     return Walk(np.array(qpos), np.array(qvel), np.array(actions))

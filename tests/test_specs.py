@@ -11,13 +11,15 @@ from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from gymnasium.spaces import Box
 from minari.data_collector import EpisodeBuffer
 from minari.storage import get_dataset_path
+from tiny import ID as MAZE
 from tiny import tiny
 
-from spot_jax import evaluate
+from spot_jax import evaluate, plot
 from spot_jax.acting import environments
 from spot_jax.acting.tasks import TASKS
 from spot_jax.data.load import open_minari
 from spot_jax.datasets.__main__ import main as datasets
+from spot_jax.recipes import generate
 from spot_jax.run import training
 from spot_jax.run.policy import Scaling
 from spot_jax.system.errors import InputError
@@ -211,3 +213,21 @@ def test_saturated_actions_stay_in_strict_bounds(registered, dtype):
         assert (actions >= scaling.action_low).all()
         assert (actions <= scaling.action_high).all()
         env.step(actions[0])  # asserts
+
+
+def test_evaluate_and_plot_make_what_they_are_told_to_trust(tmp_path, monkeypatch, capsys):
+    """What a run was told to trust while it trained is not trusted after it."""
+    monkeypatch.setenv('MINARI_DATASETS_PATH', str(tmp_path / 'minari'))
+    generate(MAZE, 500)
+    for path in get_dataset_path(MAZE).rglob('metadata.json'):
+        path.write_text(path.read_text().replace('spot_jax/PointMaze-UMaze-v0', 'toy/Mine-v0'))
+    run, options = tmp_path / 'run', {'regularizer.name': 'none', 'offline.steps': 10, 'evaluation.episodes': 1}
+    with pytest.raises(InputError, match="'toy/Mine-v0' is not registered"):
+        training.run(tiny(**options), run)
+    assert training.run(tiny(**options, **{'evaluation.trust_environment': True}), run) == 0
+    commands = [evaluate.main, [str(run), '--episodes=1']], [plot.main, [str(run), '--episodes=1', '--overwrite']]
+    for trust, statuses in ([], [2, 0]), (['--trust-environment'], [0, 0]):
+        capsys.readouterr()
+        assert [main(line + trust) for main, line in commands] == statuses
+        assert capsys.readouterr().err.count("'toy/Mine-v0' is not registered") == (0 if trust else 2)
+        assert (run / 'plots' / 'rollouts.png').exists() == bool(trust)

@@ -113,7 +113,7 @@ def roll_out(run: RunFolder, member: int, num_episodes: int, trusted: bool = Fal
     assert episodes is not None
     assert episodes.successes is not None
     evaluator.close()
-    played = [(envs[e % len(envs)], e // len(envs)) for e in range(num_episodes)]  # the order of evaluation.Evaluator
+    [played] = evaluation.played_by(envs, 1, num_episodes)
     reached = episodes.successes[0] > 0
     return Rollouts(
         f'{_label(run, member)}\n{reached.sum()} of {num_episodes} episodes reach the goal',

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 
 import jax
@@ -18,7 +19,7 @@ from spot_jax.core.types import unpack
 from spot_jax.data.load import load
 from spot_jax.methods import spot
 from spot_jax.population import online, program
-from spot_jax.run import restore, training
+from spot_jax.run import jobs, restore, training
 from spot_jax.run.ring_files import RingFiles
 from spot_jax.run.workdir import read_run
 from spot_jax.system.errors import InputError
@@ -102,7 +103,7 @@ def offline(data, tmp_path_factory):
 def test_one_member_equals_a_loop_written_by_hand(offline, tmp_path, changes):
     """Transitions to 1e-5, parameters and optimisers to 1e-4: by hand, each update is a program of its own."""
     workdir = tmp_path / 'online'
-    config = tiny(**{'online.steps': 24, 'online.restore': str(offline), **changes})
+    config = tiny(seeds=(3,), **{'online.steps': 24, 'online.restore': str(offline), **changes})
     assert training.run(config, workdir) == 0
     learner, transitions, blocks = by_hand(config, read_run(offline)[1])
     got = read_run(workdir)[1]
@@ -175,12 +176,56 @@ def test_a_part_goes_on_from_its_members_alone(finished, tmp_path):
     second = lambda tree: jax.tree.map(lambda x: x[1:], tree)
     np.testing.assert_equal(serialization.to_state_dict(jax.device_get(state.learner)), second(saved['learner']))
     np.testing.assert_equal(jax.device_get(cvaes), second(saved['density_params']))
-    assert training.run(tiny(**CHANGES, part=(1, 2), **{'online.restore': str(finished)}), tmp_path / 'part') == 0
+    changes = {'online.restore': str(finished), 'seeds': (5,)}  # of the two members, this one's seeds tell nothing
+    config = tiny(**CHANGES, part=(1, 2), **changes)
+    assert training.run(config, tmp_path / 'part') == 0
+    assert config.seeds == (5,)
     (member,) = json.loads((tmp_path / 'part' / 'results.json').read_text())['members']
     assert (member['seed'], member['gradient_steps']) == (1, 80)
     whole = tiny(**CHANGES, **{'online.restore': str(tmp_path / 'part')})
     with pytest.raises(InputError, match=r'has no members \[0\]: it is a part'):
         training.run(whole, tmp_path / 'bad')
+
+
+@pytest.mark.parametrize('restore', ['online.restore', 'cvae.restore'])
+def test_a_run_that_has_begun_needs_the_other_no_more(finished, tmp_path, restore):
+    source = shutil.copytree(finished, tmp_path / 'source')
+    phase = restore.replace('cvae', 'offline').replace('restore', 'steps')
+    assert training.run(tiny(**{restore: str(source), phase: 10}), tmp_path / 'run') == 0
+    shutil.rmtree(source)
+    assert training.run(tiny(**{restore: str(source), phase: 20}), tmp_path / 'run') == 0
+    assert read_run(tmp_path / 'run')[1]['block'] == 10
+    with pytest.raises(InputError, match='source is no run'):
+        training.run(tiny(**{restore: str(source), phase: 20}), tmp_path / 'other')
+    assert not (tmp_path / 'other').exists()
+
+
+@pytest.mark.usefixtures('data')
+def test_results_of_a_run_that_is_made_longer_are_gone(offline, tmp_path, monkeypatch):
+    """Else they would be taken for the longer run's, which has not come to its end."""
+    workdir = shutil.copytree(offline, tmp_path / 'run')
+    config = tiny(seeds=(3,), **{'offline.steps': 60})
+    original = training.results.training_rows
+
+    def stop(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.results, 'training_rows', stop)
+        assert training.run(config, workdir) == 143
+    assert not jobs.is_finished(jobs.Job('run', [], config, workdir))
+    assert training.run(config, workdir) == 0
+    assert jobs.is_finished(jobs.Job('run', [], config, workdir))
+
+
+@pytest.mark.usefixtures('data')
+def test_how_far_a_run_is_that_goes_on_from_another(offline, tmp_path):
+    config = tiny(**{'online.steps': 20, 'online.restore': str(offline), 'online.updates_per_step': 2})
+    job = jobs.Job('run', [], config, tmp_path / 'run')
+    assert (jobs.total(job), jobs.done(job), jobs.is_finished(job)) == (40, 0, False)
+    assert training.run(config, job.workdir) == 0
+    assert (jobs.total(job), jobs.done(job), jobs.is_finished(job)) == (40, 40, True)
 
 
 @pytest.mark.usefixtures('data')

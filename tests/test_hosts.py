@@ -11,6 +11,7 @@ import pytest
 from tiny import tiny
 
 from spot_jax.run import hosts
+from spot_jax.storage import folder
 from spot_jax.run.config import members
 from spot_jax.system.errors import InputError
 
@@ -141,6 +142,7 @@ def test_a_longer_run_does_not_gather_what_another_host_had_before(tmp_path, mon
         }
         (tmp_path / f'host_{host}').mkdir(exist_ok=True)
         (tmp_path / f'host_{host}' / 'results.json').write_text(json.dumps(whole))
+        folder.write_config(tiny(part=(host, 2)), tmp_path / f'host_{host}')
         return 0
 
     class Notes:

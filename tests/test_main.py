@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import minari
 import numpy as np
 import pytest
@@ -21,10 +22,12 @@ from tiny import ID, tiny
 from spot_jax import evaluate
 from spot_jax.core.networks import CVAE, Actor
 from spot_jax.methods import density
+from spot_jax.population import program
 from spot_jax.run import policy, scoring, training
 from spot_jax.run.config import members, validate
 from spot_jax.run.evaluations import Evaluations
 from spot_jax.run.workdir import read_run
+from spot_jax.storage.folder import read_rows
 from spot_jax.system import backend
 from spot_jax.system.errors import InputError
 
@@ -79,6 +82,39 @@ def test_a_finished_run_goes_on_to_more_steps(finished, tmp_path):
     assert read_run(tmp_path)[0]['offline']['steps'] == 40
     with pytest.raises(InputError, match=r'another config.*offline'):
         training.run(tiny(**{'offline.steps': 20}), tmp_path)
+
+
+def test_lengths_that_no_interval_divides(data, tmp_path, monkeypatch):
+    """Rows and evaluations come where they are due; a run made longer goes on there, and to its own end."""
+    lengths = []
+    original = program.policy_phase
+
+    def counting(algorithm, num_steps, **options):
+        lengths.append(num_steps)
+        return original(algorithm, num_steps, **options)
+
+    monkeypatch.setattr(program, 'policy_phase', counting)
+    settings = {'evaluation.interval': 30, 'checkpoint.interval': 0, 'log_interval': 20}
+    assert training.run(tiny(**settings, **{'offline.steps': 14}), tmp_path / 'longer') == 0
+    assert read_run(tmp_path / 'longer')[1]['block'] == 7
+    assert training.run(tiny(**settings, **{'offline.steps': 52}), tmp_path / 'longer') == 0
+    assert training.run(tiny(**settings, **{'offline.steps': 52}), tmp_path / 'once') == 0
+    assert lengths == [14, 6, 10, 2, 10, 2]  # each compiled once; 20 and 30 are multiples of ten
+    runs = [read_run(tmp_path / name)[1] for name in ('longer', 'once')]
+    assert [run['block'] for run in runs] == [26, 26]
+    for a, b in zip(*(jax.tree.leaves(run['learner']) for run in runs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-8)  # other programs, which round otherwise
+    found = []
+    for name in ('longer', 'once'):
+        mine = [row for row in read_rows(tmp_path / name) if row['phase'] == 'offline' and row['member'] == '0']
+        found.append([(row['gradient_steps'], bool(row['evaluation/return'])) for row in mine])
+    rest = [('20', False), ('30', True), ('40', False), ('52', False), ('52', True)]
+    assert found == [[('14', False), ('14', True), *rest], rest]
+
+
+def test_the_mean_of_metrics_is_of_steps():
+    parts = [(30, {'a': jnp.array([1.0, 2.0])}), (10, {'a': jnp.array([5.0, 2.0])})]
+    np.testing.assert_array_equal(training._mean(parts)['a'], [2.0, 2.0])
 
 
 def command_line(workdir, **changes):

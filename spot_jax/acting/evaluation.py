@@ -1,7 +1,7 @@
 """Evaluation: all members' episodes side by side, one batched act call per step, fixed seeds."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from spot_jax.acting.tasks import Reference, normalized_score
 
 SLOTS = 10  # environments per member; each plays its share of the episodes one after another
 
+E = TypeVar('E')  # an environment
 
 # (observations [M, K, O], rewards of the steps before [M, K], whether an episode begins [M, K]) -> actions [M, K, A]
 Act = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -97,6 +98,16 @@ class Evaluator:
     def close(self) -> None:
         """Closes the environments."""
         self._pool.close()
+
+
+def played_by(envs: Sequence[E], num_members: int, num_episodes: int) -> list[list[tuple[E, int]]]:
+    """Who played each member's episodes, [M][E], and as which of its own, of all `envs` made for an `Evaluator`.
+
+    They are in the order in which they were made, without workers. Where one failed, all were made again.
+    """
+    slots = min(SLOTS, num_episodes)
+    newest = envs[-num_members * slots :]
+    return [[(newest[m * slots + e % slots], e // slots) for e in range(num_episodes)] for m in range(num_members)]
 
 
 def summary(episodes: Episodes | None, member: int, reference: Reference | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from spot_jax.acting.env_pool import MakeEnv
-from spot_jax.acting.evaluation import SLOTS
+from spot_jax.acting.evaluation import played_by
 from spot_jax.system.errors import InputError, first_line
 
 SIZE = 320  # pixels, of each side of a picture
@@ -142,8 +142,5 @@ class Camera:
 
     def clips(self, num_members: int, num_episodes: int) -> list[list[Clip]]:
         """Each member's episodes, [M][E], after an evaluation of so many."""
-        slots = min(SLOTS, num_episodes)
-        envs = self._envs[-num_members * slots :]  # where one failed, all were made again
-        return [
-            [envs[m * slots + e % slots].clips[e // slots] for e in range(num_episodes)] for m in range(num_members)
-        ]
+        played = played_by(self._envs, num_members, num_episodes)
+        return [[env.clips[i] for env, i in episodes] for episodes in played]

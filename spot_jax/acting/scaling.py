@@ -18,6 +18,10 @@ class Scaling(NamedTuple):
         return ((observations - self.mean) / self.std).astype(np.float32)
 
     def bounded(self, unit: np.ndarray) -> np.ndarray:
-        """Actions `[..., A]` in [-1, 1] as the environment takes them, also after rounding within its bounds."""
+        """Actions `[..., A]` in [-1, 1] as the environment takes them, also after rounding within its bounds.
+
+        Of a member that has diverged they may be NaN, which environments fail at: 0 takes its place.
+        """
+        unit = np.nan_to_num(unit, posinf=1, neginf=-1)
         actions = self.action_low + (unit + 1) / 2 * (self.action_high - self.action_low)
         return np.clip(actions, self.action_low, self.action_high)

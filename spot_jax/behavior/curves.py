@@ -58,8 +58,5 @@ def draw(workdirs: Sequence[Path]) -> Figure:
 def plot(workdirs: Sequence[Path], out: Path) -> None:
     """Draws learning curves in a PNG file; raises InputError if a folder holds none or the file cannot be written."""
     picture = png(draw(workdirs))
-    try:
-        write_atomically(out, picture)
-    except OSError as error:
-        raise InputError(f'cannot write {out}: {error.strerror}') from error
+    write_atomically(out, picture)
     print(out)

@@ -37,7 +37,8 @@ def first(critic: Any, params: Params, observations: Array, actions: Array) -> A
     """`DoubleCritic.first` by way of `xla.product`."""
     layers = jax.tree.map(lambda p: p[0], params['params']['twin'])
     x = jnp.concatenate([observations, actions], axis=-1)
-    return networks.MLP(critic.hidden_dims, 1, parent=None).apply({'params': layers}, x)[..., 0]
+    norms = {'layer_norm': critic.layer_norm, 'norm_after': critic.norm_after}
+    return networks.MLP(critic.hidden_dims, 1, **norms, parent=None).apply({'params': layers}, x)[..., 0]
 
 
 def losses(config: ConfigDict, sizes: tuple[int, int], steps: int) -> list[dict[str, Any]]:
@@ -45,8 +46,11 @@ def losses(config: ConfigDict, sizes: tuple[int, int], steps: int) -> list[dict[
     found, rows = [], data_of_rows(random_rows(sizes))
     config = with_settings(config, seeds=(0,))
     for name, bits in MANTISSA_BITS.items():
+        product = rounded_product(bits)
+        frozen = lambda x, kernel, product=product: product(x, jax.lax.stop_gradient(kernel))
         with (
-            mock.patch.object(xla, 'product', rounded_product(bits)),
+            mock.patch.object(xla, 'product', product),
+            mock.patch.object(xla, 'frozen_product', frozen),
             mock.patch.object(networks.DoubleCritic, 'first', first),
         ):
             figures: dict[str, float] = {}

@@ -94,7 +94,7 @@ class Selection(NamedTuple):
         """Which of the episodes of these returns [E] are taken, [E] bool; raises InputError if none is."""
         chosen = np.ones(len(returns), bool)
         if self.best_percent is not None:
-            count = math.ceil(round(len(returns) * self.best_percent / 100, 6))
+            count = max(1, math.ceil(round(len(returns) * self.best_percent / 100, 6)))
             chosen[np.argsort(-returns, kind='stable')[count:]] = False
         if self.min_return is not None:
             chosen &= returns >= self.min_return

@@ -211,9 +211,9 @@ def make_once(dataset_id: str, make: Callable[[str], None]) -> None:
 
 
 def _code() -> str:
-    """A digest of all that shapes a dataset: this package's recipes, environments and policies."""
+    """A digest of all that shapes a dataset: this package's recipes, environments, policies and what trains those."""
     package = Path(__file__).parents[1]
-    rooms = ('acting', 'behavior', 'data', 'recipes')
+    rooms = ('acting', 'behavior', 'core', 'data', 'recipes')
     files = [path for room in rooms for path in (package / room).rglob('*.*[yz]')]  # modules and weights
     return hashlib.sha256(b''.join(path.read_bytes() for path in sorted(files))).hexdigest()[:16]
 

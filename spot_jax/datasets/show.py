@@ -189,8 +189,5 @@ def show(dataset_ids: Sequence[str], plot: Path | None = None) -> None:
         return
     with _reading(f'--plot: {", ".join(dataset_ids)}'):
         drawn = picture(datasets)
-    try:
-        write_atomically(plot, drawn)
-    except OSError as error:
-        raise InputError(f'cannot write {plot}: {error.strerror}') from error
+    write_atomically(plot, drawn)
     print(plot)

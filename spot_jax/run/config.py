@@ -112,6 +112,11 @@ def members(config: ml_collections.ConfigDict) -> Population:
     return Population(found, (num_groups, len(found) // num_groups), method).part(*part)
 
 
+def goes_on(config: Any) -> bool:
+    """Whether a run fine-tunes what another has learned, `online.restore`: its members are then that one's."""
+    return config.online.steps > 0 and config.online.restore is not None
+
+
 def require(condition: bool, message: str) -> None:
     """Raises InputError with `message` unless `condition`."""
     if not condition:
@@ -183,6 +188,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     require(k < n, f'config.part=({k}, {n}): parts are numbered from 0 to {n - 1}')
     for path in ('offline.steps', 'online.steps', 'log_interval', 'evaluation.interval', 'checkpoint.interval'):
         require(values[path] % freq == 0, f'config.{path}={values[path]}: must be a multiple of policy_freq={freq}')
-    members(config)
+    if not goes_on(config):  # its seeds and grid are not known yet
+        members(config)
     total = config.offline.steps + config.online.steps * config.online.updates_per_step
     require(total <= MAX_SIZE, f'config.offline.steps and config.online.steps make {total} updates: at most {MAX_SIZE}')

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from spot_jax.acting.tasks import TASKS
 from spot_jax.core.method import Idle
 from spot_jax.methods import GRID, METHODS, hyperparameters, options, path_of
+from spot_jax.run.config import goes_on
 from spot_jax.run.fields import FIELDS
 
 COOLING = ('online.cooling_steps', 'online.cooling_floor')
@@ -43,18 +44,14 @@ def _of_method(name: str) -> list[Idle]:
         when = lambda c, when=idle.when: c.method == name and when(options(c))
         found.append(Idle(when, idle.because, fields))
     fresh = tuple(path_of(name, field) for field in METHODS[name].fresh_fields)
-    return [*found, Idle(lambda c: c.method == name and _goes_on(c), 'online.restore is given', fresh)]
-
-
-def _goes_on(c: Any) -> bool:
-    return c.online.steps > 0 and c.online.restore is not None
+    return [*found, Idle(lambda c: c.method == name and goes_on(c), 'online.restore is given', fresh)]
 
 
 IDLE = [
     *map(_of_others, METHODS),
     *(idle for name in METHODS for idle in _of_method(name)),
     Idle(lambda c: TASKS[c.task].is_maze, "task is a maze's", ('flatten_observations',)),
-    Idle(_goes_on, 'online.restore is given', ('seeds', 'grid', 'offline')),
+    Idle(goes_on, 'online.restore is given', ('seeds', 'grid', 'offline')),
     Idle(
         lambda c: c.online.steps == 0,
         'online.steps is 0',

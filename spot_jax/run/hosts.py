@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from spot_jax.run import results, training
 from spot_jax.run.config import members
+from spot_jax.run.workdir import read_config
 from spot_jax.storage import checkpoint
 from spot_jax.storage.folder import held, read_json
 from spot_jax.system.errors import InputError
@@ -95,14 +96,13 @@ def _require_well(host: int, status: int | None) -> None:
         raise InputError(f'host {host} has ended with status {status}: what it printed tells why')
 
 
-def gather(config: ConfigDict, workdir: Path, count: int) -> str:
+def gather(workdir: Path, count: int) -> str:
     """Writes `results.json` of all hosts' members, in the order of one process's; returns the table for people."""
     reports = [read_json(folder(workdir, host) / 'results.json') for host in range(count)]
     found: dict[int, Any] = {}
     for host, report in enumerate(reports):
-        part = ConfigDict(config)
-        part.part = (host, count)
-        found |= dict(zip([m.number for m in members(part).members], report['members'], strict=True))
+        part = members(read_config(folder(workdir, host)))
+        found |= dict(zip([m.number for m in part.members], report['members'], strict=True))
     phases = {name for report in reports for name in report['wall_clock_s']}
     slowest = {name: max(report['wall_clock_s'].get(name, 0.0) for report in reports) for name in sorted(phases)}
     whole = reports[0] | {'wall_clock_s': slowest, 'members': [found[number] for number in sorted(found)]}
@@ -138,5 +138,5 @@ def _run(config: ConfigDict, workdir: Path, host: int, count: int, notes: Notes)
                 while (theirs := notes.status(other)) is None:
                     time.sleep(POLL)
                 _require_well(other, theirs)
-            print(gather(config, workdir, count))  # all written just now: none is an older run's
+            print(gather(workdir, count))  # all written just now: none is an older run's
     return status

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from spot_jax.run.build import build
-from spot_jax.run.restore import stages_folder
+from spot_jax.run.config import goes_on
+from spot_jax.run.restore import stages_folder, with_population
 from spot_jax.run.workdir import read_config, with_means
 from spot_jax.storage.folder import read_json, read_rows
 from spot_jax.system.errors import InputError
@@ -30,19 +31,19 @@ class Job(NamedTuple):
 def is_finished(job: Job) -> bool:
     """Whether the run has come to its end with this config. Not if it is damaged: the run itself tells of that."""
     try:
-        stored, ours = (json.loads(c.to_json()) for c in (read_config(job.workdir), job.config))
+        configs = read_config(job.workdir), with_population(job.config, job.workdir)
+        stored, ours = (json.loads(c.to_json()) for c in configs)
         found = read_json(job.workdir / 'results.json')['members']
-        steps = 0 if job.config.online.steps else job.config.offline.steps  # of a longer run, the results are of before
-        made = all(m['gradient_steps'] >= steps for m in found if m['status'] == 'completed')
+        whole = all(type(member['gradient_steps']) is int for member in found)
     except (InputError, LookupError, TypeError):
         return False
-    return made and with_means(stored, ours) == ours
+    return whole and with_means(stored, ours) == ours
 
 
 def _phases(config: ConfigDict) -> dict[str, int]:
     """The updates of each phase that the run goes through."""
-    stages = () if stages_folder(config) else build(config, 1, 1).stages
-    offline = 0 if config.online.steps and config.online.restore else config.offline.steps
+    stages = () if goes_on(config) or stages_folder(config) else build(config, 1, 1).stages
+    offline = 0 if goes_on(config) else config.offline.steps
     found = {stage.name: stage.num_steps for stage in stages}
     return found | {'offline': offline, 'online': config.online.steps * config.online.updates_per_step}
 
@@ -58,6 +59,8 @@ def done(job: Job) -> int:
     try:
         rows = read_rows(job.workdir)
         phase, steps = (rows[-1]['phase'], int(rows[-1]['gradient_steps'])) if rows else ('', 0)
+        if goes_on(job.config) and rows:
+            steps -= int(rows[0]['gradient_steps'])  # of the other run: a row tells of the start
     except (InputError, LookupError, ValueError):
         return 0
     names = list(phases)

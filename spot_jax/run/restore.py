@@ -1,6 +1,8 @@
 """What a run takes over from another: what its stages came to, or its policies to fine-tune online."""
 
+import copy
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,8 @@ from spot_jax.methods import METHODS, options, path_of
 from spot_jax.population.members import Population
 from spot_jax.population.program import PhaseState
 from spot_jax.run.build import parts_of
-from spot_jax.run.config import lookup, members
-from spot_jax.run.workdir import read_run
+from spot_jax.run.config import goes_on, lookup, members
+from spot_jax.run.workdir import read_config, read_run
 from spot_jax.system.errors import InputError
 
 
@@ -94,12 +96,17 @@ def shared_alive(state: dict[str, Any]) -> np.ndarray:
     return state.get('cvae_alive', np.ones(len(state['alive']), bool))
 
 
-def take_over_population(config: ConfigDict) -> None:
-    """Makes `config` the population that it goes on from: seeds and grid are those of `online.restore`."""
-    theirs, _ = read_run(Path(config.online.restore))
-    config.seeds = tuple(theirs['seeds'])
-    for name, values in theirs['grid'].items():
-        config.grid[name] = tuple(values)
+def with_population(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """The config of a run in `workdir` with the members that it goes on from: seeds and grid of `online.restore`.
+
+    A run that has begun knows them itself. Raises InputError if neither is a run.
+    """
+    if not goes_on(config):
+        return config
+    theirs = read_config(workdir if os.path.lexists(workdir / 'config.json') else Path(config.online.restore))
+    config = copy.deepcopy(config)
+    config.seeds, config.grid = theirs.seeds, theirs.grid
+    return config
 
 
 def restored_policies(

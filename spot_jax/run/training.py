@@ -8,8 +8,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -32,7 +32,7 @@ from spot_jax.population.program import Phase, PhaseState
 from spot_jax.recipes import provide
 from spot_jax.run import footprint, restore, results
 from spot_jax.run.build import build, data_of, prepare
-from spot_jax.run.config import lookup, members, validate
+from spot_jax.run.config import goes_on, lookup, members, validate
 from spot_jax.run.effects import read_paths
 from spot_jax.run.evaluations import Evaluations
 from spot_jax.run.finetuning import fine_tune, started
@@ -62,8 +62,6 @@ class Run:
         self.config, self.workdir, self.task = config, workdir, task_of(config)
         if config.wandb.project is not None:
             require_ready(config.wandb.project)  # before anything is written
-        if config.online.steps and config.online.restore:
-            restore.take_over_population(config)
         selection = selection_of(config)
         if source is None:
             provide(config.dataset_id)
@@ -78,14 +76,8 @@ class Run:
         self.shared: Any = None  # what the stages came to, [C]
         self.taken = 0  # of the stages, those that are another run's
         self.shared_alive = np.ones(self.population.shape[0], bool)  # [C], whose stages have not diverged
-        if restore.stages_folder(config) and self.parts.stages:
-            self.shared, self.taken = restore.restored_stages(config, self.population, self.parts.stages, self.sha256)
         self.fresh = program.init_policies(self.seeds, self.population.shape[1], self.parts.algorithm)
-        if config.online.steps and config.online.restore:
-            self.fresh, self.shared, self.shared_alive = restore.restored_policies(
-                config, self.sha256, self.fresh, self.parts.stages
-            )
-        self.saved = open_workdir(config, workdir, sizes, self.sha256) or {}
+        self.saved = open_workdir(config, workdir, sizes, self.sha256, self._take_over) or {}
         self.shared_alive = self.saved.get('cvae_alive', self.shared_alive)
         self.scaling, self.rewards = prepare(dataset, options(config))
         discount = self.parts.method.togo_discount(options(config))
@@ -104,6 +96,15 @@ class Run:
         )
         self.stop_signal = 0
         self.failure: InputError | None = None  # of the online phase's environments
+
+    def _take_over(self) -> None:
+        """What the run has from another: its stages, or all that it has learned."""
+        config, stages = self.config, self.parts.stages
+        if goes_on(config):
+            taken = restore.restored_policies(config, self.sha256, self.fresh, stages)
+            self.fresh, self.shared, self.shared_alive = taken
+        elif restore.stages_folder(config) and stages:
+            self.shared, self.taken = restore.restored_stages(config, self.population, stages, self.sha256)
 
     def _checked_environment(self, dataset: Dataset) -> MakeEnv | None:
         """What makes the run's environments; None if it needs none, and then none is made."""
@@ -164,11 +165,11 @@ class Run:
 
     def train(self, phase: str, make: Callable[[int], Phase], state: PhaseState, steps: int, block: int) -> PhaseState:
         """Runs a phase to its end, until all members have diverged, or until a signal."""
-        options, evaluations = self.config, self.evaluations
+        config, evaluations = self.config, self.evaluations
         evaluates = phase == 'offline' and evaluations.enabled
-        intervals = [options.log_interval, options.checkpoint.interval, options.evaluation.interval * evaluates]
-        chunk = math.gcd(steps, *(i for i in intervals if 0 < i < steps))
-        run = make(chunk)
+        intervals = [config.log_interval, config.checkpoint.interval, config.evaluation.interval * evaluates]
+        chunk = math.gcd(*(i for i in intervals if 0 < i < steps)) or steps
+        program_of = cache(make)  # one for whole chunks; others end a length, or a run made longer, in their midst
         state = sharding.replicate(state, jax.local_devices())
 
         def due(interval: int, step: int) -> bool:
@@ -177,11 +178,11 @@ class Run:
         step = int(state.block) * block
         saved = (step, evaluations.at) if self.saved.get('phase') == phase else None
         was_alive = self.population.per_member(state.alive)
-        pending: list[Any] = []  # metrics of chunks that are not logged yet
+        pending: list[tuple[int, Any]] = []  # steps and metrics of chunks that are not logged yet
         with tqdm(total=steps, initial=step, desc=phase, unit=' updates', disable=not sys.stdout.isatty()) as bar:
             while True:
                 stop = self.stopping() and not pending
-                if stop or step >= steps or due(options.checkpoint.interval, step):
+                if stop or step >= steps or due(config.checkpoint.interval, step):
                     state = without_broken(state)
                 alive = self.population.per_member(state.alive)
                 for member in np.flatnonzero(was_alive & ~alive):
@@ -189,10 +190,10 @@ class Run:
                 was_alive = alive
                 evaluations.collect()
                 done = step >= steps or not alive.any()
-                evaluate = evaluates and evaluations.at != step and (done or due(options.evaluation.interval, step))
+                evaluate = evaluates and evaluations.at != step and (done or due(config.evaluation.interval, step))
                 if evaluate and done and not stop:
                     evaluations.launch(phase, state, self.shared, step, self.stopping)
-                if stop or done or due(options.checkpoint.interval, step):
+                if stop or done or due(config.checkpoint.interval, step):
                     evaluations.finish(step, self.stopping)
                     if saved != (step, evaluations.at):
                         self.save(phase, state)
@@ -202,13 +203,14 @@ class Run:
                 if evaluate:
                     evaluations.launch(phase, state, self.shared, step, self.stopping)
                 start = time.monotonic()
-                state, metrics = run(state, self.seeds, self.hypers, self.shared, self.data)
-                pending.append(metrics)
-                step += chunk
-                bar.update(chunk)
-                if due(options.log_interval, step) or due(options.checkpoint.interval, step):
-                    mean = jax.tree.map(lambda *xs: jnp.mean(jnp.stack(xs), axis=0), *pending)
-                    evaluations.log(results.training_rows(self.population, phase, state, mean))
+                length = min(chunk - step % chunk, steps - step)
+                state, metrics = program_of(length)(state, self.seeds, self.hypers, self.shared, self.data)
+                jax.block_until_ready(state.alive)  # which comes to the host next
+                pending.append((length, metrics))
+                step += length
+                bar.update(length)
+                if due(config.log_interval, step) or due(config.checkpoint.interval, step):
+                    evaluations.log(results.training_rows(self.population, phase, state, _mean(pending)))
                     pending = []
                 self.wall_clock[phase] = self.wall_clock.get(phase, 0.0) + time.monotonic() - start
 
@@ -231,7 +233,7 @@ class Run:
         done = phases.index(saved_phase) if saved_phase else 0
         if done:
             self.shared = jax.tree.map(jnp.asarray, self.saved['density_params'])
-        elif config.online.steps and config.online.restore:
+        elif goes_on(config):
             return self.fresh
         for index, stage in list(enumerate(self.parts.stages))[max(done, self.taken) :]:
             if not self.train_stage(index, stage):
@@ -290,6 +292,13 @@ class Run:
         return 0 if np.asarray(state.alive).any() else ALL_DIVERGED
 
 
+def _mean(parts: Sequence[tuple[int, Any]]) -> Any:
+    """The mean of metrics over all steps, from those of each part and its number of steps."""
+    total = sum(steps for steps, _ in parts)
+    shares = [steps / total for steps, _ in parts]
+    return jax.tree.map(lambda *xs: sum(s * x for s, x in zip(shares, xs, strict=True)), *(m for _, m in parts))
+
+
 def _check(make_env: MakeEnv, dataset: Dataset) -> None:
     with contextlib.closing(make_env()) as env:
         environments.check(env, dataset.transitions, dataset.action_low, dataset.action_high, dataset.layout)
@@ -324,9 +333,11 @@ def run(config: ConfigDict, workdir: str | Path, dataset: Any = None) -> int:
         config = copy.deepcopy(config)
         config.dataset_id = held_id(dataset)
     validate(config)
+    workdir = Path(workdir)
+    config = restore.with_population(config, workdir)
     require_device()
     footprint.check(config)
-    with folder.held(Path(workdir)):
-        job = Run(config, Path(workdir), dataset)
+    with folder.held(workdir):
+        job = Run(config, workdir, dataset)
         with _handled(job.handle_signal):
             return job.go()

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,17 @@ MEANS = {'evaluation': ('workers', 'timeout', 'trust_environment'), 'online': ('
 EPISODES = ('returns', 'lengths', 'successes')
 
 
-def open_workdir(config: ConfigDict, workdir: Path, sizes: tuple[int, int], sha256: str) -> dict[str, Any] | None:
+def open_workdir(
+    config: ConfigDict, workdir: Path, sizes: tuple[int, int], sha256: str, begin: Callable[[], None]
+) -> dict[str, Any] | None:
     """Begins a run in a folder, or returns the checkpoint to resume from; more steps of a phase make a run longer.
 
-    `sizes` are the dataset's of observations and actions, `sha256` its checksum. Raises InputError, with nothing
-    changed, if the folder is another run's, learned from other data, or is damaged.
+    `sizes` are the dataset's of observations and actions, `sha256` its checksum. `begin` is called first if there is no
+    checkpoint. Raises InputError, with nothing changed, if the folder is another run's, learned from other data, or is
+    damaged.
     """
     if not os.path.lexists(workdir / 'config.json'):
+        begin()
         folder.begin(config, workdir)
         return None
     stored = read_config(workdir)
@@ -44,7 +49,9 @@ def open_workdir(config: ConfigDict, workdir: Path, sizes: tuple[int, int], sha2
     if not _is_longer(theirs, ours):
         folder.refuse_another(theirs, ours, workdir)
     state = folder.resume(workdir, partial(check, stored, workdir))
-    if state is not None:
+    if state is None:
+        begin()
+    else:
         if state['sha256'] != sha256 or sizes != _sizes(state):
             raise InputError(
                 f'{config.dataset_id} has changed since the run in {workdir} began: choose another --workdir'
@@ -52,6 +59,8 @@ def open_workdir(config: ConfigDict, workdir: Path, sizes: tuple[int, int], sha2
         if theirs['offline'] != ours['offline'] and state['phase'] == 'online':
             raise InputError(f'the run in {workdir} is past its offline phase: choose another --workdir')
     folder.tidy(workdir)
+    if theirs != ours:
+        (workdir / 'results.json').unlink(missing_ok=True)  # they are of the run as long as it was before
     if before != ours:
         folder.write_config(config, workdir)
     return state

@@ -5,7 +5,7 @@ import math
 import pytest
 from tiny import tiny
 
-from spot_jax.methods import GRID
+from spot_jax.methods import METHODS, hyperparameters
 from spot_jax.run.config import default_config, flattened, lookup, validate
 from spot_jax.run.fields import FIELDS, problem, shown
 from spot_jax.system.errors import InputError
@@ -84,10 +84,22 @@ def test_bounds_of_the_ranges():
         assert all(problem(path, value) for value in values), path
 
 
-def test_a_grid_takes_what_its_field_takes():
-    for name, path in GRID.items():
+@pytest.mark.parametrize('method', METHODS)
+def test_a_grid_takes_what_the_methods_own_field_takes(method):
+    for name, path in hyperparameters(method).items():
         for value in (0, 1e-40, 1, 1.5, 1e20, -1):
-            assert (problem(path, value) is None) == (problem(f'grid.{name}', (value,)) is None)
+            if problem(path, value) is None:
+                validate(tiny(method=method, **{f'grid.{name}': (value,)}))
+            else:
+                with pytest.raises(InputError, match=f'config.grid.{name}='):
+                    validate(tiny(method=method, **{f'grid.{name}': (value,)}))
+
+
+def test_one_name_can_have_other_ranges_in_other_methods():
+    values = {'grid.temperature': (0, 3.0)}
+    validate(tiny(method='iql', **values))
+    with pytest.raises(InputError, match=r'grid.temperature=0: must be a number from 1e-30 .*, as config.awac.temp'):
+        validate(tiny(method='awac', **values))
 
 
 def test_the_command_line_reads_what_it_prints():

@@ -11,8 +11,8 @@ import pytest
 from tiny import tiny
 
 from spot_jax.run import hosts
-from spot_jax.storage import folder
 from spot_jax.run.config import members
+from spot_jax.storage import folder
 from spot_jax.system.errors import InputError
 
 ROOT = Path(__file__).parents[1]

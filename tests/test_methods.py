@@ -10,10 +10,9 @@ import pytest
 from tiny import tiny
 
 from spot_jax.core.fields import Field
-from spot_jax.methods import GRID, METHODS, hyperparameters, options, path_of
+from spot_jax.methods import METHODS, hyperparameters, options, path_of
 from spot_jax.run import config, effects, policy, restore, scoring, training
 from spot_jax.run.build import build
-from spot_jax.run.fields import FIELDS
 from spot_jax.run.workdir import read_run
 from spot_jax.system.errors import InputError
 
@@ -96,9 +95,6 @@ def test_what_a_method_says_of_itself(name):
     parts = build(small(name), 4, 2)
     assert parts.algorithm.block >= 1
     assert len(parts.algorithm.steps) == len(jax.eval_shape(parts.algorithm.init, jax.random.key(0)).__dict__)
-    for each, path in hyperparameters(name).items():
-        assert path in FIELDS, each
-        assert each in GRID
     assert all(isinstance(field, Field) for field in method.fields.values())
     for family in method.presets.values():
         for field, value in family.items():
@@ -142,6 +138,23 @@ def test_other_methods_options_have_no_effect():
     changed = ['discount', 'bc.actor_lr', 'td3_bc.alpha', 'grid.tau', 'grid.actor_lr']
     told = effects.without_effect(small('bc'), changed)
     assert told == ['discount, td3_bc.alpha, grid.tau (method is bc)']
+
+
+def test_what_only_some_methods_read_online():
+    changed = ['online.exploration_noise', 'iql.schedule_steps']
+    online = {'online.steps': 10, 'iql.schedule_steps': 5}
+    assert effects.without_effect(small('td3_bc', **online), changed[:1]) == []
+    told = effects.without_effect(small('iql', **online), changed)
+    assert told == ['online.exploration_noise (method is iql)', 'iql.schedule_steps (online.steps is given)']
+
+
+def test_a_schedule_is_that_of_the_offline_phase_and_there_is_none_online(monkeypatch):
+    seen = []
+    make = lambda options, *sizes: seen.append(options.schedule_steps) or METHODS['bc'].make(small('bc').bc, *sizes)
+    monkeypatch.setitem(METHODS, 'iql', METHODS['iql']._replace(make=make))
+    for changes in ({}, {'iql.schedule_steps': 5}, {'online.steps': 4, 'iql.schedule_steps': 5}, {'online.steps': 4}):
+        build(small('iql', **{'offline.steps': 20, **changes}), 4, 2)
+    assert seen == [20, 5, None, None]
 
 
 def test_words_after_a_preset():

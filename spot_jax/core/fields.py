@@ -75,6 +75,12 @@ def optional(takes: Takes) -> Takes:
     return Takes(takes.kind, f'{takes.words}, or None', fits, read)
 
 
+def either(*choices: Takes) -> Takes:
+    """What one of `choices`, of one kind, takes."""
+    words = ', or '.join(dict.fromkeys(takes.words for takes in choices))
+    return Takes(choices[0].kind, words, lambda value: any(takes.fits(value) for takes in choices), choices[0].read)
+
+
 def several(item: Takes, least: int = 0, most: int = 10_000, distinct: bool = False) -> Takes:
     """A tuple of `least` to `most` items, `A,B,...` on the command line, with no value twice if `distinct`."""
 

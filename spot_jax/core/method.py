@@ -95,7 +95,7 @@ class Method(NamedTuple):
     hyperparameters: a NamedTuple type of the scalars that are traced, so that a grid may span them.
     fields: its options, `config.NAME.FIELD`, each with its default; those named as hyperparameters give their values.
         Some say how its data are prepared, see `build.prepare`; `schedule_steps`, the length of a schedule, is that of
-        the offline phase where it is None, but for a run that goes on online, which has none then.
+        the offline phase where it is None. A run that goes on online has none.
     metrics: its columns in metrics.csv, in the order in which they come, the stages' first.
     more_metrics: (its options) -> columns that come only with some of them.
     make: (its options, observation_dim, action_dim) -> its `Algorithm`.
@@ -103,6 +103,7 @@ class Method(NamedTuple):
     presets: options that differ for a family of tasks ('locomotion', 'maze') or for a task ('hopper-medium',
         'antmaze-umaze', 'pointmaze'), the latter last.
     shared_by: hyperparameters that the stages read: members that agree on them and on the seed share the stages.
+    samples: it explores by samples of its policy: `config.online.exploration_noise` is not read.
     cooled: hyperparameters that fall while fine-tuning, as `config.online.cooling_steps` says.
     paths: of those hyperparameters that are not called as the options that give their values, these options.
     policy_fields: options that say what its learners look like: another run's must agree to be gone on from.
@@ -124,6 +125,7 @@ class Method(NamedTuple):
     stages: Callable[[Any, int, int], tuple[Stage, ...]] = no_stages
     presets: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     shared_by: tuple[str, ...] = ()
+    samples: bool = False
     cooled: tuple[str, ...] = ()
     paths: Mapping[str, str] = MappingProxyType({})
     policy_fields: tuple[str, ...] = ()

@@ -42,5 +42,8 @@ def options(config: Any, name: str | None = None) -> Any:
     return config if METHODS[name].at_top else config[name]
 
 
-# What a grid may span: every method's hyperparameters, each with where the first that has it reads its value.
-GRID = {each: path for name in reversed(METHODS) for each, path in hyperparameters(name).items()}
+# What a grid may span: the hyperparameters of all methods, each with where those that have it read its value.
+GRID: dict[str, tuple[str, ...]] = {}
+for _name in METHODS:
+    for _each, _path in hyperparameters(_name).items():
+        GRID[_each] = (*GRID.get(_each, ()), _path)

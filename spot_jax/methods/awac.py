@@ -156,4 +156,5 @@ METHOD = Method(
     metrics=('critic_loss', 'q', 'q_magnitude', 'actor_loss', 'log_prob', 'advantage', 'weight'),
     make=make,
     policy_fields=('hidden_dims', 'normalize_observations'),
+    samples=True,
 )

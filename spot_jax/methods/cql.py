@@ -192,6 +192,7 @@ METHOD = Method(
     metrics=('critic_loss', 'q', 'q_magnitude', 'penalty', 'multiplier', *soft_actor.METRICS),
     make=make,
     policy_fields=('hidden_dims', 'normalize_observations'),
+    samples=True,
     idle=(Idle(lambda options: not options.lagrange, 'cql.lagrange is false', ('threshold',)),),
     togo_discount=lambda options: options.discount if options.calibrate else 1.0,
 )

@@ -158,7 +158,7 @@ FIELDS = {
     'schedule_steps': Field(
         None,
         optional(SOME_STEPS),
-        "over which the policy's learning rate falls to 0, as a cosine; None: offline.steps; never with online.steps",
+        "over which the policy's learning rate falls to 0, as a cosine; None: offline.steps, also of a run made longer",
     ),
     'discount': Field(0.99, SHARE, 'γ'),
     'tau': Field(0.005, SHARE, "the targets' step towards the critics, at each update"),
@@ -183,4 +183,5 @@ METHOD = Method(
     metrics=('value_loss', 'v', 'actor_loss', 'advantage', 'critic_loss', 'q', 'q_magnitude'),
     make=make,
     policy_fields=('hidden_dims', 'normalize_observations'),
+    samples=True,
 )

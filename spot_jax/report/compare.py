@@ -9,15 +9,16 @@ from spot_jax.population.members import Member
 from spot_jax.report.collect import Collected
 from spot_jax.report.read import SCORES, Run
 from spot_jax.report.rows import Entry, Facts, Row, grouped, labelled, told_apart
+from spot_jax.run.build import selection_of
 from spot_jax.run.config import lookup
 from spot_jax.run.effects import covers, read_paths
-from spot_jax.run.training import selection_of
+from spot_jax.run.workdir import NO_EFFECT
 
 # What makes a task: runs that differ in one of these are in rows of their own.
 TASK = ('dataset_id', 'task', 'flatten_observations', 'clip_actions', 'offline.steps', 'online.steps')
 EVALUATION = ('evaluation.episodes', 'evaluation.seed', 'evaluation.max_episode_steps')
 # What changes no result, or is told of by the members.
-ASIDE = ('seeds', 'part', 'grid', 'method', 'log_interval', 'checkpoint', 'evaluation', 'online.workers')
+ASIDE = ('seeds', 'part', 'grid', 'method', 'log_interval', 'checkpoint', 'evaluation', *NO_EFFECT)
 SIZES = ('umaze', 'medium', 'large')  # the order of mazes
 
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from spot_jax.acting.scaling import Scaling
 from spot_jax.core.method import Algorithm, Data, Method, Stage
-from spot_jax.data.load import Dataset
+from spot_jax.data.load import Dataset, Selection
 from spot_jax.methods import METHODS, options
 from spot_jax.system.errors import InputError
 
@@ -29,8 +29,9 @@ class Parts(NamedTuple):
 def build(config: ConfigDict, observation_dim: int, action_dim: int) -> Parts:
     """What a run of this config trains on data of these sizes."""
     method, own = METHODS[config.method], options(config)
-    if 'schedule_steps' in own and own.schedule_steps is None and not config.online.steps:
-        own = ConfigDict({**own, 'schedule_steps': config.offline.steps})
+    if 'schedule_steps' in own:
+        steps = None if config.online.steps else own.schedule_steps or config.offline.steps
+        own = ConfigDict({**own, 'schedule_steps': steps})
     arguments = own, observation_dim, action_dim
     return Parts(method, method.make(*arguments), method.stages(*arguments))
 
@@ -38,6 +39,14 @@ def build(config: ConfigDict, observation_dim: int, action_dim: int) -> Parts:
 def parts_of(config: ConfigDict, state: Mapping[str, Any]) -> Parts:
     """What a run with this checkpoint trains."""
     return build(config, len(state['scaling']['mean']), len(state['scaling']['action_low']))
+
+
+def selection_of(config: ConfigDict) -> Selection:
+    """The episodes that are learned from: those of the config, and of these those that its method takes."""
+    percent = options(config).get('percent')
+    if percent is not None and config.episodes.best_percent is not None:
+        raise InputError(f'config.episodes.best_percent: {config.method} chooses by config.{config.method}.percent')
+    return Selection(config.episodes.min_return, config.episodes.best_percent or percent)
 
 
 class Rewards(NamedTuple):

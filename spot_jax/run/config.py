@@ -12,7 +12,7 @@ from ml_collections.config_dict import placeholder
 from spot_jax.core.fields import MAX_SIZE
 from spot_jax.methods import METHODS, hyperparameters, options, path_of
 from spot_jax.population.members import Member, Population
-from spot_jax.run.fields import FIELDS, problem
+from spot_jax.run.fields import FIELDS, problem, shown
 from spot_jax.system.errors import InputError
 
 MAX_MEMBERS = 100_000
@@ -172,6 +172,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for path, value in values.items():
         wrong = problem(path, value)
         require(wrong is None, wrong or '')
+    for name, path in hyperparameters(config.method).items():
+        takes = FIELDS[path].takes
+        for value in config.grid[name]:
+            require(takes.fits(value), f'config.grid.{name}={shown(value)}: must be {takes.words}, as config.{path}')
     algorithm = METHODS[config.method].make(options(config), 1, 1)
     capacity, freq = config.online.capacity, algorithm.block
     if config.online.steps > 0 and algorithm.explore is None:

@@ -24,7 +24,8 @@ def _of_others(name: str) -> Idle:
     all_of_them = [path_of(other, field) for other in METHODS for field in METHODS[other].fields]
     spanned = (f'grid.{each}' for each in GRID if each not in hyperparameters(name))
     fields = (*(path for path in all_of_them if path not in own), *spanned)
-    return Idle(lambda c: c.method == name, f'method is {name}', fields + COOLING * (not METHODS[name].cooled))
+    fields += COOLING * (not METHODS[name].cooled) + ('online.exploration_noise',) * METHODS[name].samples
+    return Idle(lambda c: c.method == name, f'method is {name}', fields)
 
 
 def covers(fields: Collection[str], path: str) -> bool:
@@ -62,6 +63,11 @@ IDLE = [
                 *('exploration_noise', 'cooling_steps', 'cooling_floor', 'updates_per_step', 'warmup_steps'),
             )
         ),
+    ),
+    Idle(
+        lambda c: c.online.steps > 0,
+        'online.steps is given',
+        tuple(path_of(name, 'schedule_steps') for name in METHODS if 'schedule_steps' in METHODS[name].fields),
     ),
     Idle(lambda c: not c.online.keep_offline, 'online.keep_offline is false', ('online.offline_share',)),
     Idle(lambda c: c.online.cooling_steps == 0, 'online.cooling_steps is 0', ('online.cooling_floor',)),

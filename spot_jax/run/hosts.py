@@ -19,7 +19,7 @@ from spot_jax.run.config import members
 from spot_jax.run.workdir import read_config
 from spot_jax.storage import checkpoint
 from spot_jax.storage.folder import held, read_json
-from spot_jax.system.errors import InputError
+from spot_jax.system.errors import ALL_DIVERGED, InputError
 
 SHUTDOWN_TIMEOUT = 7 * 24 * 3600  # seconds: a host that is done waits for the others, however long they take
 POLL = 0.5  # seconds
@@ -92,7 +92,7 @@ def _wait(path: Path, notes: Notes) -> None:
 
 
 def _require_well(host: int, status: int | None) -> None:
-    if status not in (None, 0, training.ALL_DIVERGED):
+    if status not in (None, 0, ALL_DIVERGED):
         raise InputError(f'host {host} has ended with status {status}: what it printed tells why')
 
 
@@ -133,7 +133,7 @@ def _run(config: ConfigDict, workdir: Path, host: int, count: int, notes: Notes)
         config.part = (host, count)
     with held(workdir) if host == 0 else contextlib.nullcontext():
         status = training.run(config, folder(workdir, host))
-        if host == 0 and status in (0, training.ALL_DIVERGED):
+        if host == 0 and status in (0, ALL_DIVERGED):
             for other in range(1, count):
                 while (theirs := notes.status(other)) is None:
                     time.sleep(POLL)

@@ -14,9 +14,8 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from spot_jax.run.jobs import Job, done, is_finished, total
-from spot_jax.run.training import ALL_DIVERGED
 from spot_jax.storage.folder import InUseError, held
-from spot_jax.system.errors import InputError, printable
+from spot_jax.system.errors import ALL_DIVERGED, InputError, printable
 from spot_jax.system.workers import STOPS
 
 COMMAND = [sys.executable, '-m', 'spot_jax.main']

@@ -11,8 +11,8 @@ from spot_jax.data.load import load
 from spot_jax.pictures.densities import Densities, Slice
 from spot_jax.recipes import provide
 from spot_jax.run import policy, scoring
+from spot_jax.run.build import selection_of
 from spot_jax.run.scoring import LogProb
-from spot_jax.run.training import selection_of
 from spot_jax.run.workdir import read_config, read_run
 from spot_jax.system.errors import InputError
 

@@ -25,13 +25,13 @@ from spot_jax.acting import environments
 from spot_jax.acting.env_pool import MakeEnv, bounded
 from spot_jax.acting.tasks import task_of
 from spot_jax.core.method import Stage
-from spot_jax.data.load import Dataset, Selection, held_id, load
+from spot_jax.data.load import Dataset, held_id, load
 from spot_jax.methods import options
 from spot_jax.population import program, sharding
 from spot_jax.population.program import Phase, PhaseState
 from spot_jax.recipes import provide
 from spot_jax.run import footprint, restore, results
-from spot_jax.run.build import build, data_of, prepare
+from spot_jax.run.build import build, data_of, prepare, selection_of
 from spot_jax.run.config import goes_on, lookup, members, validate
 from spot_jax.run.effects import read_paths
 from spot_jax.run.evaluations import Evaluations
@@ -41,18 +41,8 @@ from spot_jax.storage import checkpoint, folder
 from spot_jax.storage.metrics import MetricWriter
 from spot_jax.storage.wandb_runs import WandbRuns, require_ready
 from spot_jax.system.backend import require_device
-from spot_jax.system.errors import InputError
+from spot_jax.system.errors import ALL_DIVERGED, InputError
 from spot_jax.system.workers import STOPS, refuse_a_rerun
-
-ALL_DIVERGED = 3
-
-
-def selection_of(config: ConfigDict) -> Selection:
-    """The episodes that are learned from: those of the config, and of these those that its method takes."""
-    percent = options(config).get('percent')
-    if percent is not None and config.episodes.best_percent is not None:
-        raise InputError(f'config.episodes.best_percent: {config.method} chooses by config.{config.method}.percent')
-    return Selection(config.episodes.min_return, config.episodes.best_percent or percent)
 
 
 class Run:

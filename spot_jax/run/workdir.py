@@ -1,5 +1,6 @@
 """A run's folder, opened to resume it or to use what it learned: its config and all of its checkpoint are checked."""
 
+import copy
 import json
 import os
 from collections.abc import Callable
@@ -25,8 +26,14 @@ from spot_jax.system.backend import require_device
 from spot_jax.system.errors import InputError
 
 PHASE_NUMBERS = 10**9  # a checkpoint's number is its block, and so much for each phase before its own
-# Fields that change no result.
-MEANS = {'evaluation': ('workers', 'timeout', 'trust_environment'), 'online': ('workers',), 'wandb': ('project',)}
+# Fields that change no result: a resumed run may have others.
+NO_EFFECT = (
+    'evaluation.workers',
+    'evaluation.timeout',
+    'evaluation.trust_environment',
+    'online.workers',
+    'wandb.project',
+)
 EPISODES = ('returns', 'lengths', 'successes')
 
 
@@ -45,7 +52,7 @@ def open_workdir(
         return None
     stored = read_config(workdir)
     before, ours = (json.loads(c.to_json()) for c in (stored, config))
-    theirs = with_means(before, ours)
+    theirs = without_effects(before, ours)
     if not _is_longer(theirs, ours):
         folder.refuse_another(theirs, ours, workdir)
     state = folder.resume(workdir, partial(check, stored, workdir))
@@ -66,11 +73,13 @@ def open_workdir(
     return state
 
 
-def with_means(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
-    """Their config with our means: how long an environment is waited for, say, may be changed in a resumed run."""
-    return theirs | {
-        group: theirs[group] | {name: ours[group][name] for name in names} for group, names in MEANS.items()
-    }
+def without_effects(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+    """Their config, with ours of the fields that change no result."""
+    found = copy.deepcopy(theirs)
+    for path in NO_EFFECT:
+        group, name = path.split('.')
+        found[group][name] = ours[group][name]
+    return found
 
 
 def _is_longer(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import spot_jax
 
+ALL_DIVERGED = 3  # exit status of a training, beside those of `exit_status`
+
 
 class InputError(Exception):
     """Something the user gave is wrong: the message says what, what was expected and what to do."""

@@ -4,7 +4,6 @@ With `--video=FILE.mp4`, or `.gif`, it films them, side by side.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +13,11 @@ from ml_collections import ConfigDict
 
 from spot_jax.acting import environments, evaluation, rendering
 from spot_jax.acting.tasks import task_of
-from spot_jax.data.load import evaluation_spec, open_minari, reference_of
 from spot_jax.pictures import films
 from spot_jax.pictures.curves import setting_labels
-from spot_jax.recipes import provide
 from spot_jax.run import policy
 from spot_jax.run.config import members
+from spot_jax.run.playing import environment_of
 from spot_jax.run.workdir import read_run
 from spot_jax.storage.checkpoint import write_atomically
 from spot_jax.storage.outputs import require_free
@@ -31,9 +29,6 @@ def _check_video(video: Path, overwrite: bool) -> None:
     """Raises InputError if a film could not be written, before any is made."""
     films.check_encoder(video)
     require_free([video], overwrite, '--video')
-    there = next(folder for folder in video.absolute().parents if folder.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise InputError(f'cannot write {video}: {there} is not a folder that can be written in')
 
 
 def _film(
@@ -74,11 +69,8 @@ def evaluate(
     if video is not None:
         _check_video(video, overwrite)
     config, state = read_run(workdir)
-    provide(config['dataset_id'])
-    task, data = task_of(config), open_minari(config['dataset_id'])
-    spec, reference = evaluation_spec(data), reference_of(data, task)
-    if spec is None:
-        raise InputError(f'{config["dataset_id"]} names no environment to evaluate in')
+    task = task_of(config)
+    spec, reference = environment_of(workdir, config['dataset_id'], task)
     chosen = [*dict.fromkeys(range(state['alive'].size) if chosen is None else chosen)]
     act = policy.players(config, state, chosen)
     if video is not None:

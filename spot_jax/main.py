@@ -13,7 +13,7 @@ from ml_collections.config_dict import RequiredValueError
 from spot_jax.run import usage
 from spot_jax.run.config import is_group, lookup, require, similar, validate
 from spot_jax.run.config_files import ConfigFile, config_of, load, resolved, suite_of
-from spot_jax.run.effects import without_effect
+from spot_jax.run.effects import require_that_grids_are_read, without_effect
 from spot_jax.run.fields import FIELDS, problem
 from spot_jax.system.arguments import Parser, one_line
 from spot_jax.system.errors import InputError, exit_status
@@ -52,7 +52,7 @@ def _split(argv: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
     options, unknown = parser.parse_known_args(rest)
     if unknown:
         name = unknown[0].removeprefix('--').partition('=')[0]
-        meant = f'. Did you mean --config.{name}?' if name in FIELDS else ''
+        meant = f'. Did you mean --config.{name}?' if name in FIELDS else similar(name)
         parser.error(f'unexpected argument {unknown[0][:80]!r}{meant}')
     return options, assignments
 
@@ -113,6 +113,7 @@ def _parsed(argv: list[str], file: ConfigFile | None = None) -> tuple[ConfigDict
             group[name] = _assigned(path, text)
     config = resolved(file, config)
     validate(config)
+    require_that_grids_are_read(config)
     workdir = _workdir(file, options.workdir)
     return config, workdir, without_effect(config, [p for p, value in before.items() if value != lookup(config, p)])
 

@@ -17,15 +17,14 @@ import numpy as np
 
 from spot_jax.acting import environments, evaluation
 from spot_jax.acting.tasks import Reference, Task, task_of
-from spot_jax.data.load import evaluation_spec, open_minari
 from spot_jax.pictures.curves import Curve, choose_metric, draw_curves, learning_curves, setting_labels
 from spot_jax.pictures.densities import draw_densities
 from spot_jax.pictures.mazes import Rollouts, draw_rollouts
 from spot_jax.pictures.style import png
 from spot_jax.population.members import Member
-from spot_jax.recipes import provide
 from spot_jax.run import policy
 from spot_jax.run.config import members
+from spot_jax.run.playing import environment_of
 from spot_jax.run.support import densities
 from spot_jax.run.workdir import read_config
 from spot_jax.run.workdir import read_run as read_trained
@@ -95,10 +94,7 @@ def roll_out(run: RunFolder, member: int, num_episodes: int, trusted: bool = Fal
     """Plays episodes of a maze's policy; raises InputError if the policy or the environment is not there."""
     config, state = read_trained(run.workdir)
     act, options = policy.players(config, state, [member]), config['evaluation']
-    provide(run.dataset_id)
-    spec = evaluation_spec(open_minari(run.dataset_id))
-    if spec is None:
-        raise InputError(f'{run.dataset_id} names no environment')
+    spec, _ = environment_of(run.workdir, run.dataset_id, run.task)
     envs: list[_Tracked] = []
     make_maze = environments.maker(spec, run.task, trusted, options['max_episode_steps'])
 
@@ -140,8 +136,9 @@ def read_runs(workdirs: Sequence[Path], member: int) -> list[RunFolder]:
 def plot_densities(workdirs: Sequence[Path], output: Path | None, overwrite: bool, member: int) -> None:
     """Draws how likely the data's policy is to take runs' actions; raises InputError, with nothing written."""
     output = output or workdirs[0] / 'plots'
+    runs = read_runs(workdirs, member)
     require_free([output / 'densities.png'], overwrite, '--output')
-    found = [densities(run.workdir, _label(run, member), member) for run in read_runs(workdirs, member)]
+    found = [densities(run.workdir, _label(run, member), member) for run in runs]
     print(*write_all(output, {'densities.png': png(draw_densities(found))}))
 
 
@@ -156,9 +153,9 @@ def plot(
 ) -> None:
     """Draws the pictures of runs and prints their paths; raises InputError, with nothing written, if that fails."""
     output = output or workdirs[0] / 'plots'
-    require_free([output / 'learning_curves.png', output / 'rollouts.png'], overwrite, '--output')
     runs = read_runs(workdirs, member)
     metric = choose_metric([run.rows for run in runs], metric)
+    require_free([output / 'learning_curves.png', output / 'rollouts.png'], overwrite, '--output')
     curves: list[Curve] = []
     for run in runs:
         try:
@@ -199,6 +196,8 @@ def main(argv: list[str] | None = None) -> int:
     )
 
     def command(a: argparse.Namespace) -> None:
+        if a.density and a.metric:
+            parser.error('--density draws no metric: leave out one of them')
         if a.density:
             plot_densities(a.workdirs, a.output, a.overwrite, a.member)
         else:

@@ -131,8 +131,15 @@ def test_flattened_in_the_alphabetical_order_of_keys_row_by_row():
     raw = {'b': np.arange(8.0).reshape(2, 2, 2), 'a': (np.array([[-1.0], [-2.0]]), np.array([8.0, 9.0]))}
     np.testing.assert_array_equal(flatten(raw, space), [[-1, 8, 0, 1, 2, 3], [-2, 9, 4, 5, 6, 7]])
     assert layout(space) == [('a.0', (1,)), ('a.1', ()), ('b', (2, 2))]
-    with pytest.raises(ValueError, match='shape'):
-        flatten(raw | {'b': np.zeros((2, 3, 2))}, space)
+    for wrong, words in (
+        (raw | {'b': np.zeros((2, 3, 2))}, 'an array of shape'),
+        ({'b': raw['b']}, "there is no 'a'"),
+        ('abc', 'string indices'),
+    ):
+        with pytest.raises(InputError, match=f'observations are none of dicts of a, b: {words}'):
+            flatten(wrong, space)
+    with pytest.raises(InputError, match='NoneType is no space'):
+        flatten(raw, None)
 
 
 @pytest.mark.parametrize(
@@ -293,7 +300,7 @@ def test_datasets_that_python_holds():
     assert load(data, TASK).sha256 == load(data.id, TASK).sha256 != load(good, TASK).sha256
     with pytest.raises(InputError, match='is empty'):
         load(data.filter_episodes(lambda _: False), TASK)
-    with pytest.raises(InputError, match=r'a dataset is a minari.MinariDataset, or an id, but no list'):
+    with pytest.raises(InputError, match=r'is a minari.MinariDataset, but no list; the id of one'):
         training.run(tiny(), 'nowhere', dataset=[1])
 
 

@@ -165,7 +165,7 @@ def test_run_without_a_policy_has_learning_curves_only(finished, tmp_path, capsy
         (['damaged'], 'cannot read damaged/config.json'),
         (['torn'], 'torn/metrics.csv is damaged'),
         (['endless'], 'endless/metrics.csv is damaged: 1e+30 gradient steps'),
-        (['--output=empty/config.json/x'], 'cannot write empty/config.json/x: Not a directory'),
+        (['--output=empty/config.json/x'], 'cannot write in empty/config.json: give another --output'),
     ],
 )
 def test_bad_command_is_one_line_and_status_2(finished, tmp_path, monkeypatch, capsys, arguments, words):

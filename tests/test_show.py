@@ -173,16 +173,26 @@ def test_empty_and_damaged_sets(store, tmp_path, capsys):
     assert 'toy/set-v0: damaged (its metadata count no steps and episodes)' in capsys.readouterr().out
 
 
-def test_only_pictures_are_replaced(tmp_path, capsys):
+def test_a_picture_is_replaced_only_when_asked(tmp_path, capsys):
     make(np.zeros((T, 1), np.float32), Box(-1, 1, (1,)))
     picture, text = tmp_path / 'x.png', tmp_path / 'thesis.tex'
     text.write_text('years of work')
-    for _ in range(2):
-        shown(capsys, 'toy/set-v0', f'--plot={picture}')
-    for path in (text, tmp_path):
+    shown(capsys, 'toy/set-v0', f'--plot={picture}')
+    picture.write_text('another')
+    for path, words in (
+        (text, 'names no .png file'),
+        (tmp_path, 'names no .png file'),
+        (picture, 'exists: give --overwrite, or another --plot'),
+        (text / 'x.png', f'cannot write in {text}'),
+    ):
         assert main(['show', 'toy/set-v0', f'--plot={path}']) == 2
-        assert 'is no PNG picture' in capsys.readouterr().err
-    assert text.read_text() == 'years of work'
+        printed = capsys.readouterr()
+        assert (printed.out, printed.err.count('\n')) == ('', 1)
+        assert words in printed.err
+    assert (text.read_text(), picture.read_text()) == ('years of work', 'another')
+    shown(capsys, 'toy/set-v0', f'--plot={picture}', '--overwrite')
+    shown(capsys, 'toy/set-v0', f'--plot={tmp_path / "new" / "x.png"}')
+    assert picture.read_bytes() == (tmp_path / 'new' / 'x.png').read_bytes()
 
 
 def listed(capsys):

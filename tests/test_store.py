@@ -235,15 +235,51 @@ def test_parts_outlive_interruptions_and_full_disks(folder, error):
         fail(resumable(request), error)
     with resumable(request) as parts:
         assert (parts / 'data' / 'part').exists()
-    assert tree(folder) == []
-    with pytest.raises(type(error)):
-        fail(resumable(request), error)
-    with resumable(Request(ID, 100, seed=1)) as parts:  # another seed's are of no use
-        assert len(list(folder.iterdir())) == 1
-        (parts / 'empty').mkdir()
-    with pytest.raises(type(error)), resumable(request):
+    with resumable(Request(ID, 100, seed=1)) as others:  # which another seed leaves alone
+        assert (others / 'data' / 'part').exists() is False
+        assert len(list(folder.iterdir())) == 2
+        (others / 'part').touch()
+    with pytest.raises(type(error)), resumable(Request(ID, 100, seed=2)):
         raise error
-    assert tree(folder) == []
+    assert len(list(folder.iterdir())) == 2  # of what has made nothing, nothing stays
+    with pytest.raises(OSError, match='full'), new_dataset(ID, False), resumable(request):
+        raise OSError('full')
+    assert len(list(folder.iterdir())) == 2
+    with new_dataset(ID, False) as new, resumable(request) as again:
+        assert (again / 'data' / 'part').exists()
+        (new / 'data').mkdir()
+    assert [path.name for path in folder.iterdir()] == [ID.split('/')[0]]  # in its place; nothing goes on
+
+
+def make_resumably(request):
+    with new_dataset(request.dataset_id, False) as new, resumable(request) as parts:
+        (new / 'data').mkdir()
+        (parts / 'part').touch()
+
+
+def test_parts_stay_until_the_dataset_is_in_its_place(folder, monkeypatch):
+    def refuse(path, other):
+        raise PermissionError(13, 'denied', str(path), None, str(other))
+
+    monkeypatch.setattr(Path, 'rename', refuse)
+    place = folder / ID
+    with pytest.raises(InputError, match=f'cannot write {place}: denied'):
+        make_resumably(Request(ID, 100))
+    assert len(list(folder.rglob('part'))) == 1
+
+
+def test_where_nothing_can_be_written_is_told_before_the_work(folder, monkeypatch):
+    folder.mkdir()
+    monkeypatch.setattr(os, 'access', lambda *_: False)
+    with pytest.raises(InputError, match=f'cannot write in {folder}'), new_dataset(ID, False):
+        raise AssertionError
+
+
+def test_what_is_being_made_is_listed_once(folder, capsys):
+    with new_dataset(ID, False), resumable(Request(ID, 100)):
+        show_all()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:-1] == [f'{store.hidden_name(ID)}: another process is making it']
 
 
 def _play(number):
@@ -274,7 +310,7 @@ def test_an_interrupted_import_leaves_nothing_that_the_next_trips_over(folder, t
     with h5py.File(path, 'w') as file:
         file['observations'], file['actions'] = np.zeros((2000, 2)), np.zeros((2000, 1))
         file['rewards'], file['terminals'] = np.zeros(2000), np.arange(2000) % 50 == 49
-    ends = {signal.SIGINT: (130, 'stopped\n'), signal.SIGTERM: (143, ''), signal.SIGKILL: (-9, '')}
+    ends = {signal.SIGINT: (130, 'stopped\n'), signal.SIGTERM: (143, 'stopped\n'), signal.SIGKILL: (-9, '')}
     commands = {number: ['import-d4rl', str(path), f'--id=toy/{number.name}-v0'] for number in ends}
     processes = {
         number: subprocess.Popen([sys.executable, '-c', STUCK, *command], stdout=-1, stderr=-1, text=True)

@@ -11,12 +11,14 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from tiny import tiny
+from tiny import ID, tiny
 
 import spot_jax
+from spot_jax import evaluate, recipes
 from spot_jax.acting.env_pool import EnvPool
+from spot_jax.acting.scaling import Scaling
 from spot_jax.data.load import open_minari
-from spot_jax.run import config_files
+from spot_jax.run import config_files, effects
 from spot_jax.system.errors import InputError
 
 
@@ -58,8 +60,55 @@ def test_policies_and_densities_take_any_leading_axes_and_refuse_other_sizes(fin
     assert log_prob(np.zeros((5, 4)), np.zeros((5, 2))).shape == (5,)
     assert log_prob(np.zeros(4), np.zeros(2)).shape == ()
     for observations, actions in (((5, 3), (5, 2)), ((5, 4), (5, 3)), ((5, 4), (4, 2)), ((4,), (1, 2))):
-        with pytest.raises(InputError, match=r'the density takes \[..., 4\] and \[..., 2\]'):
+        with pytest.raises(InputError, match=r'of shape .*: expected'):
             log_prob(np.zeros(observations), np.zeros(actions))
+
+
+def test_what_policies_and_densities_cannot_take_is_one_line(finished):
+    act, log_prob = spot_jax.load_policy(finished), spot_jax.load_density(finished)
+    one, nan = np.zeros(4), np.array([0, np.nan, 0, 0])
+    for wrong in (
+        nan,
+        [1e39, 0, 0, 0],
+        ['a', 'b', 'c', 'd'],
+        {'observation': np.zeros(3)},
+        {'x': 1},
+        None,
+        np.zeros(5),
+    ):
+        with pytest.raises(InputError, match=r'^observations .*expected finite numbers \[..., 4\], or the dicts'):
+            act(wrong)
+        with pytest.raises(InputError, match=r'^observations '):
+            log_prob(wrong, np.zeros(2))
+    for wrong in (np.full(2, 1.1), [np.nan, 0], 'ab', [1, 'x']):
+        with pytest.raises(InputError, match='actions'):
+            log_prob(one, wrong)
+    for changes in ({'rewards': np.zeros(3)}, {'starts': [True, False]}, {'rewards': 'x'}):
+        with pytest.raises(InputError, match='rewards and starts: expected'):
+            act(np.zeros((1, 4)), **changes)
+    for load in (spot_jax.load_policy, spot_jax.load_density):
+        for folder in (None, 5, ['x'], '', ' '):
+            with pytest.raises(InputError, match='name a folder'):
+                load(folder)
+    for changes in ({'num_samples': 0}, {'num_samples': 1.5}, {'num_samples': True}, {'seed': -1}, {'seed': 'a'}):
+        with pytest.raises(InputError, match=f'{next(iter(changes))}=.*must be a whole number'):
+            spot_jax.load_density(finished, **changes)
+    with pytest.raises(InputError, match='no estimator'):
+        spot_jax.load_density(finished, estimator=[1])
+    for text in (None, Path('experiments/antmaze.py')):
+        with pytest.raises(InputError, match='names no config'):
+            spot_jax.read_config(text)
+
+
+def test_mazes_give_dicts_and_policies_take_them(finished):
+    act, log_prob = spot_jax.load_policy(finished), spot_jax.load_density(finished)
+    env = gym.make('spot_jax/PointMaze-UMaze-v0')
+    seen, _ = env.reset(seed=0)
+    env.close()
+    np.testing.assert_array_equal(act(seen), act(seen['observation']))
+    assert log_prob(seen, np.zeros(2)) == log_prob(seen['observation'], np.zeros(2))
+    many = {name: np.stack([value, value]) for name, value in seen.items()}
+    np.testing.assert_allclose(act(many), np.stack([act(seen)] * 2), rtol=1e-6)
 
 
 def test_a_pipe_in_place_of_metadata_is_not_waited_for(tmp_path, monkeypatch):
@@ -108,3 +157,65 @@ def test_what_an_environment_started_ends_with_its_worker(tmp_path):
             return
         time.sleep(0.1)
     pytest.fail('it still runs')
+
+
+UNGUARDED = """
+import spot_jax
+config = spot_jax.read_config('{root}/experiments/pointmaze.py')
+try:
+    spot_jax.train(config, 'run')
+except spot_jax.InputError as error:
+    print(error)
+"""
+
+
+def test_a_script_without_a_main_guard_is_told_before_it_trains(tmp_path):
+    script = tmp_path / 'script.py'
+    script.write_text(UNGUARDED.format(root=Path(__file__).parents[1]))
+    environment = os.environ | {'MINARI_DATASETS_PATH': str(tmp_path / 'data')}
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith(f'{script} runs again in each worker process: put what it does below')
+    assert [path.name for path in tmp_path.iterdir()] == ['script.py']
+
+
+def test_a_grid_that_nothing_reads_makes_no_members(tmp_path):
+    grid = {'grid.regularizer_weight': (0.1, 0.2)}
+    words = 'would not differ: nothing reads grid.regularizer_weight .regularizer.name is none.'
+    with pytest.raises(InputError, match=words):
+        spot_jax.train(tiny(**grid, **{'regularizer.name': 'none'}), tmp_path / 'run')
+    effects.require_that_grids_are_read(tiny(**grid))
+    effects.require_that_grids_are_read(tiny(method='bc', **grid))  # another method's is left out
+
+
+def test_names_of_ours_are_not_looked_for_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv('MINARI_DATASETS_PATH', str(tmp_path))
+    for function in (recipes.generate, recipes.provide):
+        with pytest.raises(
+            InputError, match=r"no recipe for 'spot_jax/antmaze/umaz-v2': did you mean spot_jax/antmaze/"
+        ):
+            function('spot_jax/antmaze/umaz-v2')
+    recipes.provide('toy/set-v0')
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_played_where_it_was_evaluated(finished, tmp_path, monkeypatch, capsys):
+    """Without its data, too; and not where data say that took their place."""
+    monkeypatch.setenv('MINARI_DATASETS_PATH', str(tmp_path / 'none'))
+    command = [str(finished), '--episodes=2']
+    assert evaluate.main(command) == 0
+    printed = capsys.readouterr()
+    assert (printed.out.count('member'), printed.err) == (2, '')
+    assert not (tmp_path / 'none').exists()
+    monkeypatch.setenv('MINARI_DATASETS_PATH', str(tmp_path / 'other'))
+    recipes.generate(ID, 300)
+    for path in (tmp_path / 'other').rglob('metadata.json'):
+        path.write_text(path.read_text().replace('PointMaze-UMaze', 'PointMaze-Large'))
+    assert evaluate.main(command) == 2
+    assert (
+        'they are of spot_jax/PointMaze-Large-v0, it was evaluated in spot_jax/PointMaze-U' in capsys.readouterr().err
+    )
+
+
+def test_actions_of_a_member_that_has_diverged_are_within_their_bounds():
+    scaling = Scaling(np.zeros(1), np.ones(1), np.array([-2.0, 0.0]), np.array([2.0, 1.0]))
+    np.testing.assert_array_equal(scaling.bounded(np.array([[np.nan, np.inf], [-np.inf, 9.0]])), [[0, 1], [-2, 1]])

@@ -154,7 +154,7 @@ def test_a_maze_is_seen_as_a_map():
         (['--video=film'], 'a film is a .mp4 or a .gif'),
         (['--video=film.mp4'], "MP4 needs imageio-ffmpeg (pip install 'spot_jax[video]'); a .gif needs nothing more"),
         (['--video=old.gif'], 'old.gif exists: give --overwrite, or another --video'),
-        (['--video=old.gif/film.gif'], 'cannot write old.gif/film.gif: '),
+        (['--video=old.gif/film.gif'], 'cannot write in old.gif: '),
         (['--video=film.gif', '--member=0,2'], 'no member 2: the run has members 0 to 1'),
         (['--video=film.gif', '--member=0,x'], "'x' is not a whole number"),
         (['--video=film.gif'], 'MuJoCo cannot render here (MUJOCO_GL=egl: no driver; MUJOCO_GL=osmesa: no driver)'),

@@ -255,4 +255,7 @@ def check(
     blocked = np.where(inside, walls[np.clip(row, 0, len(walls) - 1), np.clip(column, 0, len(walls[0]) - 1)], True)
     if blocked.mean() > 0.02:
         share = f'{100 * blocked.mean():.0f}%'
-        raise InputError(f"{share} of the data's positions lie in walls of {name}: the maze differs from the data's")
+        raise InputError(
+            f"{share} of the data's positions lie in walls of {name}: the maze differs from the data's, or config.task "
+            "(antmaze, pointmaze) from the maze's kind"
+        )

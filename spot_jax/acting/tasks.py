@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import Space, spaces
 
-from spot_jax.system.errors import InputError
+from spot_jax.system.errors import InputError, first_line
 
 Observation = np.ndarray | Mapping[str, np.ndarray]
 GOAL_KEYS = ('achieved_goal', 'observation')  # what a maze's policy sees, of the dicts that goal environments give
@@ -131,13 +131,23 @@ def layout(space: Space, name: str = '') -> list[tuple[str, tuple[int, ...]]] | 
 def flatten(raw: Any, space: Space) -> np.ndarray:
     """Observations of a space, with any leading axes, as vectors `[..., O]`, joined in the order of `layout`.
 
-    Arrays go in row by row. Raises KeyError or ValueError if they are not of the space.
+    Arrays go in row by row. Raises InputError if they are not of the space.
     """
+    if not isinstance(space, Space):
+        raise InputError(f'{type(space).__name__} is no space: give the observation_space of the environment')
+    try:
+        return vector(raw, space)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f'observations are none of {describe(space)}: {first_line(error)}') from error
+
+
+def vector(raw: Any, space: Space) -> np.ndarray:
+    """As `flatten`, but raises KeyError, TypeError or ValueError."""
     if isinstance(space, spaces.Dict):
-        return np.concatenate([flatten(raw[key], part) for key, part in sorted(space.spaces.items())], axis=-1)
+        return np.concatenate([vector(raw[key], part) for key, part in sorted(space.spaces.items())], axis=-1)
     if isinstance(space, spaces.Tuple):
         pairs = zip(raw, space.spaces, strict=True)
-        return np.concatenate([flatten(value, part) for value, part in pairs], axis=-1)
+        return np.concatenate([vector(value, part) for value, part in pairs], axis=-1)
     array, shape = np.asarray(raw, np.float32), space.shape or ()
     leading = array.shape[: array.ndim - len(shape)]
     if array.shape != (*leading, *shape):
@@ -166,7 +176,7 @@ def vectorizer(task: Task, space: Space, owner: str) -> Callable[[Any], np.ndarr
             'with --config.flatten_observations=True also dicts, tuples and arrays of numbers'
         )
     if task.flatten:
-        return partial(flatten, space=space)
+        return partial(vector, space=space)
     hint = '; mazes whose rewards are 0 and 1 take config.task antmaze or pointmaze' if has_goal else ''
     order = ', '.join(name for name, _ in leaves if name)
     raise InputError(

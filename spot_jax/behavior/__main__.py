@@ -10,7 +10,7 @@ from pathlib import Path
 from spot_jax.behavior.curves import plot
 from spot_jax.behavior.settings import SETTINGS
 from spot_jax.behavior.ship import ship
-from spot_jax.system.arguments import MAX_SEED, Parser, place, whole
+from spot_jax.system.arguments import MAX_SEED, Parser, place, png_file, whole
 
 MAX_STEPS = 10**9 - 1  # counters are int32
 
@@ -43,10 +43,11 @@ def main(argv: list[str] | None = None) -> int:
     keep.add_argument('--kind', choices=['medium', 'expert'], default='expert')
     draw = commands.add_parser('plot', help='learning curves as a picture')
     draw.add_argument('workdirs', type=place, nargs='+', metavar='DIR')
-    draw.add_argument('--out', type=place, required=True, metavar='FILE.png')
+    draw.add_argument('--out', type=png_file, required=True, metavar='FILE.png')
+    draw.add_argument('--overwrite', action='store_true', help='replace a picture that is there')
     learn.set_defaults(run=lambda args: train(args.robot, args.workdir, args.steps, args.seed))
     keep.set_defaults(run=lambda args: ship(args.name, args.workdir, args.kind))
-    draw.set_defaults(run=lambda args: plot(args.workdirs, args.out))
+    draw.set_defaults(run=lambda args: plot(args.workdirs, args.out, args.overwrite))
     return parser.run(argv, lambda args: args.run(args))
 
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import EngFormatter
 from spot_jax.acting.tasks import REFERENCE_RETURNS, family
 from spot_jax.behavior.settings import MEDIUM_SHARES
 from spot_jax.pictures.style import COLORS, plain, png
-from spot_jax.storage.checkpoint import write_atomically
+from spot_jax.storage.outputs import require_free, write_all
 from spot_jax.system.errors import InputError, first_line
 
 
@@ -55,8 +55,7 @@ def draw(workdirs: Sequence[Path]) -> Figure:
     return figure
 
 
-def plot(workdirs: Sequence[Path], out: Path) -> None:
+def plot(workdirs: Sequence[Path], out: Path, overwrite: bool = False) -> None:
     """Draws learning curves in a PNG file; raises InputError if a folder holds none or the file cannot be written."""
-    picture = png(draw(workdirs))
-    write_atomically(out, picture)
-    print(out)
+    require_free([out], overwrite, '--out')
+    print(*write_all(out.parent, {out.name: png(draw(workdirs))}))

@@ -36,8 +36,11 @@ class Policy(NamedTuple):
         """Actions `[..., A]` in [-1, 1].
 
         With standard normal `noise` `[..., A]` they are samples; without it, the most likely action before squashing.
+        Raises InputError if the observations have another size.
         """
-        x = np.asarray(observations, np.float32)
+        x, size = np.asarray(observations, np.float32), len(self.kernels[0])
+        if x.shape[-1:] != (size,):
+            raise InputError(f'observations of shape {x.shape}: this policy takes [..., {size}]')
         for kernel, bias in zip(self.kernels[:-1], self.biases[:-1], strict=True):
             x = np.maximum(x @ kernel + bias, 0)
         x = x @ self.kernels[-1] + self.biases[-1]
@@ -48,6 +51,9 @@ class Policy(NamedTuple):
             std = np.exp(low + 0.5 * (high - low) * (np.tanh(x[..., size:]) + 1))
             unit = unit + std * noise.astype(np.float32)
         return np.tanh(unit)
+
+    def __repr__(self) -> str:
+        return f'Policy({len(self.kernels[0])} numbers to {len(self.action_low)} actions)'
 
     def to_bytes(self) -> bytes:
         """The arrays as an .npz file."""

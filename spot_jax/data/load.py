@@ -180,7 +180,10 @@ def held_id(dataset: Any) -> str:
     from minari import MinariDataset
 
     if not isinstance(dataset, MinariDataset):
-        raise InputError(f'a dataset is a minari.MinariDataset, or an id, but no {type(dataset).__name__}')
+        raise InputError(
+            f'a dataset that Python holds is a minari.MinariDataset, but no {type(dataset).__name__}; '
+            "the id of one is the config's dataset_id"
+        )
     return dataset.id
 
 

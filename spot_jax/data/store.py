@@ -116,10 +116,29 @@ def _place(dataset_id: str, overwrite: bool) -> Path:
     return path
 
 
+def _require_writable(path: Path) -> None:
+    """Raises InputError if nothing can be made, or replaced, at a path."""
+    folder = next(folder for folder in path.parents if folder.exists())
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f'cannot write in {folder}: Permission denied')
+
+
 def _remove(path: Path) -> None:
     """Removes a folder or a link to one, if it is there and can be removed."""
     with contextlib.suppress(OSError):
         path.unlink() if path.is_symlink() else shutil.rmtree(path)
+
+
+def is_being_made(folder: Path) -> bool:
+    """Whether a process has claimed the folder of a dataset that is not in its place yet."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 @contextlib.contextmanager
@@ -171,6 +190,7 @@ def new_dataset(dataset_id: str, overwrite: bool) -> Iterator[Path]:
     """
     try:
         path = _place(dataset_id, overwrite)
+        _require_writable(path)  # before the work, not after it
         # hidden at the top of the store, so that a failure leaves no empty namespaces
         hidden = path.parents[dataset_id.count('/')] / hidden_name(dataset_id)
         temporary, old = hidden.with_name(f'{hidden.name}.tmp'), hidden.with_name(f'{hidden.name}.old')
@@ -186,11 +206,13 @@ def new_dataset(dataset_id: str, overwrite: bool) -> Iterator[Path]:
                 if old.exists():
                     old.rename(path)
                 raise
-            _remove(old)
+            for done in (old, *hidden.parent.glob(f'{hidden.name}-parts-*')):
+                _remove(done)
     except OSError as error:
         if error.errno is None or isinstance(error, ConnectionError):
             raise  # of no file: the network's, or of the pipe that our output goes to
-        raise InputError(f'cannot write {error.filename or dataset_id}: {error.strerror or error}') from error
+        file = error.filename2 or error.filename or dataset_id
+        raise InputError(f'cannot write {file}: {error.strerror or error}') from error
 
 
 def make_once(dataset_id: str, make: Callable[[str], None]) -> None:
@@ -222,13 +244,9 @@ def _code() -> str:
 def resumable(request: Request) -> Iterator[Path]:
     """Yields a folder that outlives an interruption or a full disk: the same request, by the same code, gets it again.
 
-    It is removed once the block ends without an error; so is what another seed or older code has left.
+    `new_dataset` removes it, with what other seeds or older code have left, once the dataset is in its place.
     """
-    prefix = f'{hidden_name(request.dataset_id)}-parts'
-    folder = root() / f'{prefix}-{request.seed}-{_code()}'
-    for old in folder.parent.glob(f'{prefix}-*'):
-        if old != folder:
-            shutil.rmtree(old, ignore_errors=True)
+    folder = root() / f'{hidden_name(request.dataset_id)}-parts-{request.seed}-{_code()}'
     folder.mkdir(exist_ok=True)
     try:
         yield folder
@@ -236,4 +254,3 @@ def resumable(request: Request) -> Iterator[Path]:
         if all(path.is_dir() for path in folder.rglob('*')):  # nothing is done yet
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    shutil.rmtree(folder, ignore_errors=True)

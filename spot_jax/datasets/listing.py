@@ -5,7 +5,9 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from spot_jax.data.store import NAMESPACE_METADATA_FILENAME, UNFINISHED, is_id, root
+import h5py
+
+from spot_jax.data.store import NAMESPACE_METADATA_FILENAME, UNFINISHED, is_being_made, is_id, root
 from spot_jax.recipes import RECIPES
 from spot_jax.system.errors import InputError
 
@@ -24,8 +26,9 @@ def printable(text: Any) -> str:
     return ''.join(c if c.isprintable() else ' ' if c.isspace() else ascii(c)[1:-1] for c in str(text))
 
 
-def _describe(dataset_id: str, data: Path) -> str:
-    """A dataset in a line, by its metadata; the episodes are not looked at."""
+def describe(dataset_id: str) -> str:
+    """A dataset of the store in a line, by its metadata; the episodes are not looked at."""
+    data = root() / dataset_id / 'data'
     if not is_id(dataset_id):
         return f'{dataset_id}: is there, but that is no dataset id'
     try:
@@ -33,11 +36,15 @@ def _describe(dataset_id: str, data: Path) -> str:
             if not (data / name).is_file() and (name == 'metadata.json' or not list(data.glob('*/*.arrow'))):
                 raise ValueError(f'it has no {name}')
         metadata = json.loads((data / 'metadata.json').read_text())
+        if not isinstance(metadata, dict):
+            raise ValueError('its metadata are no JSON object')
         named, steps, episodes = (metadata[name] for name in ('dataset_id', 'total_steps', 'total_episodes'))
         if named != dataset_id:
             raise ValueError(f'its metadata call it {named!r}')
         if not all(type(count) is int and count >= 0 for count in (steps, episodes)):
             raise ValueError('its metadata count no steps and episodes')
+        if (data / 'main_data.hdf5').is_file():
+            h5py.File(data / 'main_data.hdf5').close()  # which tells if it is cut off
     except KeyError as error:
         return f'{dataset_id}: damaged (its metadata have no {error})'
     except (OSError, ValueError, TypeError, RecursionError) as error:
@@ -62,7 +69,7 @@ def _entries(folder: Path, name: str, seen: set[str]) -> list[Entry]:
     try:
         children = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.'))
         if name and 'data' in children and _holds_dataset(folder / 'data'):
-            entries.append(Entry(_describe(name, folder / 'data')))
+            entries.append(Entry(describe(name)))
             children.remove('data')
         is_namespace = (folder / NAMESPACE_METADATA_FILENAME).exists()
     except OSError as error:
@@ -83,6 +90,10 @@ def show_all() -> None:
         raise InputError(f'cannot list the datasets in {top}: {error.strerror}') from error
     for entry in _entries(top, '', set()) if top.exists() else []:
         print(printable(entry.text))
+    at_work = tuple(name.removesuffix('.tmp') for name in hidden if name.endswith('.tmp') and is_being_made(top / name))
+    for name in at_work:
+        print(f'{printable(name)}: another process is making it')
     for name in hidden:
-        print(f'{printable(name)}: unfinished; the command that began it goes on with it, or begins anew')
+        if not name.startswith(at_work):
+            print(f'{printable(name)}: unfinished; the command that began it goes on with it, or begins anew')
     print('can be generated:', ', '.join(RECIPES))

@@ -18,7 +18,7 @@ from spot_jax.datasets.listing import printable
 from spot_jax.pictures.mazes import Rollouts, draw_rollouts
 from spot_jax.pictures.style import COLORS, plain, png
 from spot_jax.recipes import provide
-from spot_jax.storage.checkpoint import write_atomically
+from spot_jax.storage.outputs import require_free, write_all
 from spot_jax.system.errors import InputError, first_line
 
 MAX_PATHS = 300  # drawn of a maze's dataset
@@ -48,7 +48,7 @@ def _statistics(data: Any) -> list[str]:
         return []
     returns, lengths, highest = np.array(rows, np.float64).T
     quantiles = ', '.join(f'{q:.2f}' for q in np.quantile(returns, [0, 0.25, 0.5, 0.75, 1]))
-    lines = [f'returns: mean {returns.mean():.2f}, quartiles {quantiles}']
+    lines = [f'returns: mean {returns.mean():.2f}; least, quartiles and highest {quantiles}']
     if set(np.unique(returns % 1)) == {0.0}:
         lines.append(f'episodes that reach a reward of 1: {100 * goal_reached(highest).mean():.1f}%')
     lines.append(f'lengths: mean {lengths.mean():.1f}, from {lengths.min():.0f} to {lengths.max():.0f}')
@@ -163,20 +163,10 @@ def _reading(what: str) -> Iterator[None]:
         raise InputError(f'{what} cannot be read: {printable(reason)}') from error
 
 
-def _check_plot(plot: Path) -> None:
-    """Raises InputError if a picture is not to be written there: only pictures are replaced."""
-    try:
-        is_other = plot.exists() and not (plot.is_file() and plot.open('rb').read(4) == b'\x89PNG')
-    except OSError as error:
-        raise InputError(f'cannot write {plot}: {error.strerror}') from error
-    if is_other:
-        raise InputError(f'--plot={plot} is there, and is no PNG picture: name another file')
-
-
-def show(dataset_ids: Sequence[str], plot: Path | None = None) -> None:
+def show(dataset_ids: Sequence[str], plot: Path | None = None, overwrite: bool = False) -> None:
     """Prints what datasets hold, and draws it in a file. Raises InputError if one cannot be read or written."""
     if plot is not None:
-        _check_plot(plot)
+        require_free([plot], overwrite, '--plot')
     for dataset_id in dataset_ids:
         provide(dataset_id)
     datasets = [open_minari(dataset_id) for dataset_id in dataset_ids]
@@ -189,5 +179,4 @@ def show(dataset_ids: Sequence[str], plot: Path | None = None) -> None:
         return
     with _reading(f'--plot: {", ".join(dataset_ids)}'):
         drawn = picture(datasets)
-    write_atomically(plot, drawn)
-    print(plot)
+    print(*write_all(plot.parent, {plot.name: drawn}))

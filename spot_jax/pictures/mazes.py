@@ -38,10 +38,11 @@ def draw_rollouts(panels: Sequence[Rollouts]) -> Figure:
     """The picture of episodes in mazes, a panel each."""
     rows = math.ceil(len(panels) / 3)
     columns = math.ceil(len(panels) / rows)
-    width = max(4.5, 3.5 * columns)
+    has_own_goals = any(panel.own_goals is not None for panel in panels)
+    width = max(6.0 if has_own_goals else 4.5, 3.5 * columns)  # the legend needs so much
     tallest = max(panel.maze.map_length / panel.maze.map_width for panel in panels)
     title_lines = max(panel.title.count('\n') + 1 for panel in panels)
-    legend_rows = 2 if columns == 1 else 1
+    legend_rows = 2 if columns == 1 or (has_own_goals and columns == 2) else 1
     height = 0.3 + 0.2 * legend_rows + rows * (0.5 + 0.2 * title_lines + tallest * (width - 0.6) / columns)
     figure = Figure(figsize=(width, height), layout='constrained')
     for i, panel in enumerate(panels):
@@ -74,7 +75,7 @@ def draw_rollouts(panels: Sequence[Rollouts]) -> Figure:
         Line2D([], [], color=REACHED, label='reaches it'),
         Line2D([], [], color=FAILED, label='does not'),
     ]
-    if any(panel.own_goals is not None for panel in panels):
+    if has_own_goals:
         handles[1].set_label("the evaluation's goal")
         handles[2:2] = [Line2D([], [], color=GOAL, marker='x', linestyle='none', label="an episode's own goal")]
     legend(figure, handles, math.ceil(len(handles) / legend_rows))

@@ -1,5 +1,6 @@
 """The datasets that are made on the spot: id to recipe."""
 
+import difflib
 import os
 import sys
 
@@ -26,7 +27,7 @@ def generate(
     if dataset_id in RETIRED:
         raise InputError(f'{dataset_id} is made no more: generate {RETIRED[dataset_id]}, which took its place')
     if dataset_id not in RECIPES:
-        raise InputError(f'no recipe for {dataset_id!r}: choose one of {", ".join(RECIPES)}')
+        raise InputError(_unknown(dataset_id))
     recipe = RECIPES[dataset_id]
     for name, value, low, high in (
         ('transitions', transitions, 1, MAX_TRANSITIONS),
@@ -37,6 +38,12 @@ def generate(
             raise InputError(f'--{name}={value}: must be at least {low} and at most {high}')
     workers = workers or min(MAX_WORKERS, os.cpu_count() or 1)
     recipe.make(Request(dataset_id, transitions or recipe.transitions, seed, overwrite, workers))
+
+
+def _unknown(dataset_id: str) -> str:
+    similar = difflib.get_close_matches(dataset_id, RECIPES, 1)
+    meant = f'did you mean {similar[0]}? ' if similar else ''
+    return f'no recipe for {dataset_id[:80]!r}: {meant}`python -m spot_jax.datasets list` names all'
 
 
 def provide(dataset_id: str) -> None:
@@ -55,7 +62,11 @@ def provide(dataset_id: str) -> None:
                 'learned from it, put the old set back'
             )
         print(f'{dataset_id} is an older version, kept for what learned from it: begin with {newer}', file=sys.stderr)
-    if dataset_id not in RECIPES or place.exists():
+    if place.exists():
+        return
+    if dataset_id not in RECIPES:
+        if dataset_id.startswith('spot_jax/'):  # such are nowhere else
+            raise InputError(_unknown(dataset_id))
         return
     size = RECIPES[dataset_id].transitions or 'its'
     print(

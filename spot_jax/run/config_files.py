@@ -153,6 +153,8 @@ def resolved(file: ConfigFile, config: ConfigDict) -> ConfigDict:
 
 def read_config(text: str) -> ConfigDict:
     """The config of `FILE.py[:PRESET]`; raises InputError with one clear line for what is wrong with it."""
+    if not isinstance(text, str):
+        raise InputError(f'{text!r} names no config: give FILE.py or FILE.py:PRESET, a str')
     file = load(text)
     config = resolved(file, config_of(file))
     validate(config)

@@ -10,6 +10,7 @@ from spot_jax.core.method import Idle
 from spot_jax.methods import GRID, METHODS, hyperparameters, options, path_of
 from spot_jax.run.config import goes_on
 from spot_jax.run.fields import FIELDS
+from spot_jax.system.errors import InputError
 
 COOLING = ('online.cooling_steps', 'online.cooling_floor')
 
@@ -99,6 +100,14 @@ def without_effect(config: ConfigDict, changed: Collection[str]) -> list[str]:
         if found:
             told.append(f'{", ".join(found)} ({idle.because})')
     return told
+
+
+def require_that_grids_are_read(config: ConfigDict) -> None:
+    """Raises InputError if a grid makes members that differ in nothing that the run reads."""
+    for name in hyperparameters(config.method):
+        told = without_effect(config, [f'grid.{name}'])
+        if told and len(config.grid[name]) > 1 and not goes_on(config):
+            raise InputError(f'its members would not differ: nothing reads {told[0]}: leave it out')
 
 
 def read_paths(config: ConfigDict) -> list[str]:

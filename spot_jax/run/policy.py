@@ -26,7 +26,7 @@ from spot_jax.population.members import Population
 from spot_jax.run.build import parts_of
 from spot_jax.run.config import members
 from spot_jax.run.workdir import read_run
-from spot_jax.system.errors import InputError
+from spot_jax.system.errors import InputError, first_line, place_of
 
 
 def snapshot(params: Params) -> Params:
@@ -112,28 +112,47 @@ def players(config: Mapping[str, Any], state: Mapping[str, Any], chosen: Sequenc
     return Actors(algorithm, task_of(config)).play(some, Scaling(**state['scaling']))
 
 
-def load(workdir: str | Path, member: int = 0) -> Callable[..., np.ndarray]:
-    """A run's policy: raw observations `[..., O]` (the task's flat vectors) to the environment's actions `[..., A]`.
+def vectors(observations: Any, task: Task, size: int) -> np.ndarray:
+    """Observations as the policy's vectors [..., O], O = `size`; of mazes also the dicts that these give.
 
-    Of a run with `flatten_observations`, the vectors are those that `spot_jax.flatten` makes: dicts in the alphabetical
-    order of their keys, tuples in their own, arrays row by row. A policy that remembers its episodes takes, too, the
-    environment's rewards of the steps before and whether an episode starts, `[...]` each; by default, each call starts
-    one.
+    Raises InputError if they are none.
+    """
+    of_dicts = 'or the dicts that the maze gives' if task.is_maze else 'which spot_jax.flatten makes of dicts'
+    expected = f'expected finite numbers [..., {size}], {of_dicts}'
+    try:
+        if task.is_maze and isinstance(observations, Mapping):
+            observations = task.observation(observations)
+        found = np.asarray(observations, np.float32)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f'observations cannot be read ({first_line(error)}): {expected}') from error
+    if found.shape[-1:] != (size,):
+        raise InputError(f'observations of shape {found.shape}: {expected}')
+    if not np.isfinite(found).all():
+        raise InputError(f'observations contain NaN or infinity: {expected}')
+    return found
+
+
+def load(workdir: str | Path, member: int = 0) -> Callable[..., np.ndarray]:
+    """A run's policy: raw observations `[..., O]` to the environment's actions `[..., A]`.
+
+    In mazes, observations are the dicts that these give, or vectors of position and proprioception. Of a run with
+    `flatten_observations`, they are vectors that `spot_jax.flatten` makes: dicts in the alphabetical order of their
+    keys, tuples in their own, arrays row by row. A policy that remembers its episodes takes, too, the environment's
+    rewards of the steps before and whether an episode starts, `[...]` each; by default, each call starts one.
     Raises InputError if there is no such run or member.
     """
-    config, state = read_run(Path(workdir))
-    act = players(config, state, [member])
+    config, state = read_run(place_of(workdir))
+    act, task = players(config, state, [member]), task_of(config)
     size, action_dim = len(state['scaling']['mean']), len(state['scaling']['action_low'])
 
     def policy(observations: Any, rewards: Any = 0.0, starts: Any = True) -> np.ndarray:
-        try:
-            observations = np.asarray(observations, np.float32)
-        except (TypeError, ValueError) as error:
-            raise InputError('observations must be vectors: spot_jax.flatten makes them of dicts') from error
-        if observations.shape[-1:] != (size,):
-            raise InputError(f'observations of shape {observations.shape}: the policy takes [..., {size}]')
+        observations = vectors(observations, task, size)
         axes = observations.shape[:-1]
-        side_by_side = (np.broadcast_to(x, axes).reshape(1, -1) for x in (rewards, starts))
+        try:
+            kinds = (rewards, np.float32), (starts, bool)
+            side_by_side = [np.broadcast_to(np.asarray(x, kind), axes).reshape(1, -1) for x, kind in kinds]
+        except (TypeError, ValueError) as error:
+            raise InputError(f'rewards and starts: expected numbers and truth values of shape {axes}') from error
         return act(observations.reshape(1, -1, size), *side_by_side)[0].reshape(*axes, action_dim)
 
     return policy

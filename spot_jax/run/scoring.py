@@ -6,6 +6,7 @@ scores = log_prob(observations, actions)
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +14,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from spot_jax.acting.scaling import Scaling
-from spot_jax.data.checks import unit_actions
+from spot_jax.acting.tasks import task_of
+from spot_jax.core.fields import MAX_SEED, choice, whole
+from spot_jax.data.checks import check_bounds, unit_actions
 from spot_jax.methods import options
 from spot_jax.methods.density import ESTIMATORS
-from spot_jax.run.policy import trained, whole_member
+from spot_jax.run.policy import trained, vectors, whole_member
 from spot_jax.run.restore import shared_alive
 from spot_jax.run.workdir import read_run
-from spot_jax.system.errors import InputError
+from spot_jax.system.errors import InputError, place_of
 
-LogProb = Callable[[np.ndarray, np.ndarray], np.ndarray]
+LogProb = Callable[[Any, Any], np.ndarray]
 
 
 def load(
@@ -32,10 +35,13 @@ def load(
     Observations are raw, actions in the environment's bounds; the density is that of actions scaled to [-1, 1]. Equal
     seeds draw equal latent samples. Raises InputError if there is no such run, member, CVAE or estimator.
     """
-    raw, state = read_run(Path(workdir))
-    if estimator not in ESTIMATORS:
+    raw, state = read_run(place_of(workdir))
+    if not choice(ESTIMATORS).fits(estimator):
         raise InputError(f'no estimator {estimator!r}: choose one of {", ".join(ESTIMATORS)}')
-    config, scaling = ConfigDict(raw), Scaling(**state['scaling'])
+    for name, value, takes in (('num_samples', num_samples, whole(1)), ('seed', seed, whole(0, MAX_SEED))):
+        if not takes.fits(value):
+            raise InputError(f'{name}={value!r}: must be {takes.words}')
+    config, scaling, task = ConfigDict(raw), Scaling(**state['scaling']), task_of(raw)
     sizes = (len(scaling.mean), len(scaling.action_low))
     everyone, _, learners = trained(config, state)
     member = whole_member(member, len(everyone.members))
@@ -55,16 +61,21 @@ def load(
         noise = jax.random.normal(jax.random.key(seed), (len(actions), num_samples, cvae.num_latents))
         return ESTIMATORS[estimator](cvae, density.params, observations, actions, noise, density.beta)
 
-    def log_prob(observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        observations, actions = (np.asarray(x, np.float32) for x in (observations, actions))
+    def log_prob(observations: Any, actions: Any) -> np.ndarray:
+        observations = vectors(observations, task, sizes[0])
         axes = observations.shape[:-1]
-        if (observations.shape, actions.shape) != tuple((*axes, size) for size in sizes):
-            raise InputError(
-                f'observations and actions of shapes {observations.shape} and {actions.shape}: the density takes '
-                f'[..., {sizes[0]}] and [..., {sizes[1]}]'
-            )
+        try:
+            actions = np.asarray(actions, np.float32)
+        except (TypeError, ValueError) as error:
+            raise InputError(f'actions cannot be read: expected numbers {(*axes, sizes[1])}') from error
+        if actions.shape != (*axes, sizes[1]):
+            raise InputError(f'actions of shape {actions.shape}: expected {(*axes, sizes[1])}')
+        if not np.isfinite(actions).all():
+            raise InputError('actions contain NaN or infinity')
+        actions = actions.reshape(-1, sizes[1])
+        check_bounds('the density', actions, scaling.action_low, scaling.action_high)
         normalized = scaling.normalized(observations.reshape(-1, sizes[0]))
-        unit = unit_actions(actions.reshape(-1, sizes[1]), scaling.action_low, scaling.action_high)
+        unit = unit_actions(actions, scaling.action_low, scaling.action_high)
         return np.asarray(score(jnp.asarray(normalized), jnp.asarray(unit, jnp.float32))).reshape(axes)
 
     return log_prob

@@ -33,7 +33,7 @@ from spot_jax.recipes import provide
 from spot_jax.run import footprint, restore, results
 from spot_jax.run.build import build, data_of, prepare, selection_of
 from spot_jax.run.config import goes_on, lookup, members, validate
-from spot_jax.run.effects import read_paths
+from spot_jax.run.effects import read_paths, require_that_grids_are_read
 from spot_jax.run.evaluations import Evaluations
 from spot_jax.run.finetuning import fine_tune, started
 from spot_jax.run.workdir import PHASE_NUMBERS, open_workdir, without_broken
@@ -41,8 +41,8 @@ from spot_jax.storage import checkpoint, folder
 from spot_jax.storage.metrics import MetricWriter
 from spot_jax.storage.wandb_runs import WandbRuns, require_ready
 from spot_jax.system.backend import require_device
-from spot_jax.system.errors import ALL_DIVERGED, InputError
-from spot_jax.system.workers import STOPS, refuse_a_rerun
+from spot_jax.system.errors import ALL_DIVERGED, InputError, place_of
+from spot_jax.system.workers import STOPS, refuse_a_rerun, require_guard
 
 
 class Run:
@@ -317,16 +317,17 @@ def run(config: ConfigDict, workdir: str | Path, dataset: Any = None) -> int:
     environment too.
     """
     refuse_a_rerun()
-    if not isinstance(workdir, str | Path) or not str(workdir):
-        raise InputError(f'workdir={workdir!r}: name a folder')
+    workdir = place_of(workdir)
     if dataset is not None:
         config = copy.deepcopy(config)
         config.dataset_id = held_id(dataset)
     validate(config)
-    workdir = Path(workdir)
+    require_that_grids_are_read(config)
     config = restore.with_population(config, workdir)
     require_device()
     footprint.check(config)
+    if config.online.workers or (config.evaluation.workers and config.evaluation.episodes):
+        require_guard()
     with folder.held(workdir):
         job = Run(config, workdir, dataset)
         with _handled(job.handle_signal):

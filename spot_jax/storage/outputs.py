@@ -9,10 +9,19 @@ from spot_jax.system.errors import InputError
 
 
 def require_free(paths: Iterable[Path], overwrite: bool, option: str) -> None:
-    """Raises InputError if a file is there already and not to be replaced; `option` names another place for it."""
+    """Raises InputError if a file cannot be written, or is there already and not to be replaced.
+
+    `option` names another place for it.
+    """
     for path in paths:
         if os.path.lexists(path) and not overwrite:
             raise InputError(f'{path} exists: give --overwrite, or another {option}')
+        try:
+            above = next(folder for folder in path.parents if folder.exists())
+        except OSError as error:
+            raise InputError(f'cannot write {path}: {error.strerror}') from error
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            raise InputError(f'cannot write in {above}: give another {option}')
 
 
 def write_all(folder: Path, files: Mapping[str, bytes]) -> Iterator[Path]:

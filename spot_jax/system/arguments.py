@@ -55,6 +55,14 @@ def place(text: str) -> Path:
     return Path(text)
 
 
+def png_file(text: str) -> Path:
+    """An option's type: the path of a picture."""
+    path = place(text)
+    if path.suffix.lower() != '.png':
+        raise argparse.ArgumentTypeError(f'{text[:40]!r} names no .png file: pictures are PNG')
+    return path
+
+
 def several(item: Callable[[str], int]) -> Callable[[str], list[int]]:
     """An option's type: values separated by commas."""
     return lambda text: [item(part) for part in text.split(',')]

@@ -9,6 +9,8 @@ import sys
 import threading
 from multiprocessing.process import BaseProcess
 
+from spot_jax.system.errors import InputError
+
 NO_GUARD = 97  # exit status of a worker that was about to train
 STOPS = (signal.SIGINT, signal.SIGTERM)
 _PR_SET_PDEATHSIG = 1  # of Linux
@@ -21,6 +23,21 @@ def refuse_a_rerun() -> None:
     """
     if getattr(multiprocessing.current_process(), '_inheriting', False):
         os._exit(NO_GUARD)  # silently: the parent tells of it, in one line
+
+
+def require_guard() -> None:
+    """Raises InputError if processes that are started would run this one's script again: better now than in hours.
+
+    Modules (`python -m`) and interactive sessions cannot; of a script, a process that does nothing tells.
+    """
+    main = sys.modules['__main__']
+    if getattr(main, '__spec__', None) is not None or not hasattr(main, '__file__'):
+        return
+    process = multiprocessing.get_context('spawn').Process(target=int)
+    process.start()
+    process.join()
+    if process.exitcode == NO_GUARD:
+        raise InputError(missing_guard())
 
 
 def missing_guard() -> str:

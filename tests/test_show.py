@@ -173,6 +173,16 @@ def test_empty_and_damaged_sets(store, tmp_path, capsys):
     assert 'toy/set-v0: damaged (its metadata count no steps and episodes)' in capsys.readouterr().out
 
 
+def test_data_that_are_cut_off_are_damaged(store, capsys):
+    make(np.zeros((T, 1), np.float32), Box(-1, 1, (1,)))
+    (path,) = store.rglob('main_data.hdf5')
+    assert listed(capsys) == ['toy/set-v0: 100 transitions in 1 episodes']
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (line,) = listed(capsys)
+    assert line.startswith('toy/set-v0: damaged (')
+    assert 'truncated file' in line
+
+
 def test_a_picture_is_replaced_only_when_asked(tmp_path, capsys):
     make(np.zeros((T, 1), np.float32), Box(-1, 1, (1,)))
     picture, text = tmp_path / 'x.png', tmp_path / 'thesis.tex'

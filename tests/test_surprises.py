@@ -211,9 +211,7 @@ def test_a_run_is_played_where_it_was_evaluated(finished, tmp_path, monkeypatch,
     for path in (tmp_path / 'other').rglob('metadata.json'):
         path.write_text(path.read_text().replace('PointMaze-UMaze', 'PointMaze-Large'))
     assert evaluate.main(command) == 2
-    assert (
-        'they are of spot_jax/PointMaze-Large-v0, it was evaluated in spot_jax/PointMaze-U' in capsys.readouterr().err
-    )
+    assert 'they are of spot_jax/PointMaze-Large-v0, it was evaluated in toy/Nearby-v0' in capsys.readouterr().err
 
 
 def test_actions_of_a_member_that_has_diverged_are_within_their_bounds():

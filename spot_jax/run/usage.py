@@ -24,8 +24,8 @@ Of a suite (experiments/suite.py), it makes every run.
                              auto (SLURM, ...) or COORDINATOR:PORT,HOSTS,HOST
   --help                     this text
 
-Exit status: 0, 2 for bad input, 3 if every member diverged, 130 or 143 if it was stopped; of a suite
-1 if a run failed."""
+Exit status: 0, 1 if a file, the disk or the memory fails, 2 for bad input, 3 if every member diverged,
+130 or 143 if it was stopped; of a suite 1 if a run failed."""
 
 
 def _value(value: object) -> str:

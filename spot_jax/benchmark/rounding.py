@@ -3,7 +3,8 @@
 A CPU ignores `--config.precision`, so that this is where its effect can be seen without a GPU.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -41,18 +42,25 @@ def first(critic: Any, params: Params, observations: Array, actions: Array) -> A
     return networks.MLP(critic.hidden_dims, 1, **norms, parent=None).apply({'params': layers}, x)[..., 0]
 
 
+@contextlib.contextmanager
+def rounded_to(bits: int) -> Iterator[None]:
+    """All products of networks that are traced in the block are rounded so."""
+    product = rounded_product(bits)
+    frozen = lambda x, kernel: product(x, jax.lax.stop_gradient(kernel))
+    with (
+        mock.patch.object(xla, 'product', product),
+        mock.patch.object(xla, 'frozen_product', frozen),
+        mock.patch.object(networks.DoubleCritic, 'first', first),
+    ):
+        yield
+
+
 def losses(config: ConfigDict, sizes: tuple[int, int], steps: int) -> list[dict[str, Any]]:
     """Mean losses over the first `steps` steps of both phases, from the same weights, minibatches and noise."""
     found, rows = [], data_of_rows(random_rows(sizes))
     config = with_settings(config, seeds=(0,))
     for name, bits in MANTISSA_BITS.items():
-        product = rounded_product(bits)
-        frozen = lambda x, kernel, product=product: product(x, jax.lax.stop_gradient(kernel))
-        with (
-            mock.patch.object(xla, 'product', product),
-            mock.patch.object(xla, 'frozen_product', frozen),
-            mock.patch.object(networks.DoubleCritic, 'first', first),
-        ):
+        with rounded_to(bits):
             figures: dict[str, float] = {}
             for phase in ('cvae', 'policy'):
                 run, arguments = prepare(config, sizes, phase, steps)

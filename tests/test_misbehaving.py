@@ -256,11 +256,11 @@ def test_script_without_a_main_guard_is_refused(tmp_path, monkeypatch):
 
 
 def test_signals_are_handled_only_during_a_run_and_only_in_the_main_thread(monkeypatch):
-    during = []
+    during, errors = [], []
 
     class Job:
-        def __init__(self, config, workdir, dataset):
-            self.error = config
+        def __init__(self, *_):
+            pass
 
         def handle_signal(self, number, frame):
             signal.signal(number, signal.SIG_DFL)
@@ -269,8 +269,8 @@ def test_signals_are_handled_only_during_a_run_and_only_in_the_main_thread(monke
             during.append(signal.getsignal(signal.SIGTERM))
             if threading.current_thread() is threading.main_thread():
                 signal.raise_signal(signal.SIGINT)
-            if self.error:
-                raise self.error
+            if errors:
+                raise errors.pop()
             return 0
 
     monkeypatch.setattr(training, 'Run', Job)
@@ -280,12 +280,13 @@ def test_signals_are_handled_only_during_a_run_and_only_in_the_main_thread(monke
     monkeypatch.setattr(training.folder, 'held', lambda workdir: contextlib.nullcontext())
     original = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have set to be ignored
     before = [signal.getsignal(number) for number in workers.STOPS]
-    assert training.run(None, 'run') == 0
+    assert training.run(tiny(), 'run') == 0
     assert during.pop().__name__ == 'handle_signal'
+    errors.append(InputError('x'))
     with pytest.raises(InputError):
-        training.run(InputError('x'), 'run')
+        training.run(tiny(), 'run')
     during.clear()
-    thread = threading.Thread(target=training.run, args=(None, 'run'))
+    thread = threading.Thread(target=training.run, args=(tiny(), 'run'))
     thread.start()
     thread.join()
     assert during == [before[1]]

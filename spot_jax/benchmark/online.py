@@ -103,7 +103,7 @@ class Loops:
         jax.block_until_ready((self.state, self.ring))
 
     def loop(self, blocks: int) -> None:
-        """As `finetuning.fine_tune` has it: the environments are stepped while the updates run."""
+        """As `finetuning.FineTuning` has it: the environments are stepped while the updates run."""
         for _ in range(blocks):
             explore = self.explore()
             self.learn()

@@ -55,7 +55,8 @@ class Rewards(NamedTuple):
     scale: float = 1.0
     shift: float = 0.0
 
-    def __call__(self, rewards: np.ndarray) -> np.ndarray:
+    def of(self, rewards: np.ndarray) -> np.ndarray:
+        """What is learned from, of a task's rewards of any shape."""
         return rewards if self == (1.0, 0.0) else self.scale * (rewards + self.shift)
 
 
@@ -92,7 +93,7 @@ def prepare(dataset: Dataset, options: Any) -> tuple[Scaling, Rewards]:
     if options.get('action_clip') is not None:
         rows[:, o : o + a] = np.clip(rows[:, o : o + a], -options.action_clip, options.action_clip)
     rewards = rewards_of(options, dataset)
-    rows[:, o + a] = rewards(rows[:, o + a])
+    rows[:, o + a] = rewards.of(rows[:, o + a])
     return Scaling(mean, std, dataset.action_low, dataset.action_high), rewards
 
 

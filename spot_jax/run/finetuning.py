@@ -7,7 +7,8 @@ before it. A block of experience is therefore gathered by parameters that lack t
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +20,15 @@ from spot_jax import methods
 from spot_jax.acting.env_pool import TIMEOUT, EnvPool, MakeEnv, Steps, StoppedError, WorkerRestartedError
 from spot_jax.acting.scaling import Scaling
 from spot_jax.acting.tasks import Task
+from spot_jax.core.method import Data
 from spot_jax.core.train_state import TrainState, init_adam
 from spot_jax.methods import METHODS
 from spot_jax.population import online, sharding
 from spot_jax.population.members import Population
 from spot_jax.population.program import PhaseState
 from spot_jax.run import results
+from spot_jax.run.build import Parts, Rewards
+from spot_jax.run.evaluations import Evaluations
 from spot_jax.run.policy import snapshot
 from spot_jax.run.ring_files import RingFiles
 from spot_jax.run.workdir import without_broken
@@ -141,100 +145,156 @@ def started(config: ConfigDict, state: PhaseState) -> PhaseState:
     return state.replace(learner=learner, block=jnp.int32(0))
 
 
-def fine_tune(run: Any, state: PhaseState, make_env: MakeEnv) -> PhaseState:
-    """Goes on from `state` for `online.steps` environment steps of every member of a `training.Run`, or until a signal.
+class Shell(Protocol):
+    """What fine-tuning takes of a `training.Run`."""
 
-    A resumed run starts new episodes: what is lost is the episodes that were in flight. Also if environments fail again
-    and again, a checkpoint is written first; then `run.failure` says so.
-    """
-    config, population, algorithm = run.config, run.population, run.parts.algorithm
-    freq = algorithm.block
-    options, steps, shape = options_of(config), config.online.steps, run.population.shape
-    evaluations, row_size = run.evaluations, run.data.rows.shape[1]
-    files = RingFiles(run.workdir / 'ring', run.saved.get('ring_segments'), run.saved.get('ring_sha256'))
-    mesh = sharding.grid_mesh(shape, jax.local_devices())
-    hypers = run.hypers
-    if config.online.discount is not None:
-        hypers = hypers._replace(discount=jnp.full(shape, config.online.discount, jnp.float32))
-    state, ring, *fixed = online.place(
-        mesh,
-        state,
-        files.load(shape, config.online.capacity or steps, row_size),  # not kept: it is as large as the ring
-        *(run.seeds, hypers, run.shared, run.data),
-    )
-    batch_size = methods.options(config).batch_size
-    update = online.online_phase(algorithm, batch_size, options, mesh, config.precision)
-    add, act = online.adder(mesh), online.explorer(algorithm, len(run.scaling.action_low), options)
-    policy_of = jax.jit(jax.vmap(jax.vmap(algorithm.policy, (0, None, 0))))
-    accumulate = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
-    step = int(ring.count)
-    collector: Collector | None = None
-    total: Any = None  # metrics since the last log, and of how many blocks
-    blocks = 0
+    config: ConfigDict
+    workdir: Path
+    task: Task
+    parts: Parts
+    population: Population
+    seeds: jax.Array  # [C]
+    hypers: Any  # [C, P]
+    shared: Any  # what the stages came to, [C]
+    data: Data
+    scaling: Scaling
+    rewards: Rewards
+    evaluations: Evaluations
+    wall_clock: dict[str, float]
+    saved: dict[str, Any]  # the checkpoint that is gone on from
+    failure: InputError | None
 
-    def due(*intervals: int) -> bool:
-        return step == steps or any(interval > 0 and step % interval == 0 for interval in intervals)
+    def stopping(self) -> bool:
+        """Whether the run is to stop."""
 
-    def updated(state: PhaseState) -> PhaseState:
-        """After the updates on the newest block of experience: they run on while this returns."""
-        nonlocal total, blocks
-        for _ in range(config.online.updates_per_step * (step > config.online.warmup_steps)):
-            state, metrics = update(state, ring, *fixed)
-            total, blocks = metrics if total is None else accumulate(total, metrics), blocks + 1
-        return state
+    def save(self, phase: str, state: PhaseState, **more: Any) -> None:
+        """Writes a checkpoint."""
 
-    owed = False  # whether the newest block of experience awaits its updates
-    saved_at = (step, evaluations.at)
-    log, save, evaluate = config.log_interval, config.checkpoint.interval, config.evaluation.interval
-    with tqdm(total=steps, initial=step, desc='online', unit=' steps', disable=not sys.stdout.isatty()) as bar:
-        while True:
-            start = time.monotonic()
-            policies = snapshot(policy_of(state.learner, fixed[2], fixed[1]))
-            if owed and due(log, save, evaluate):
-                state, owed = updated(state), False
-            if total is not None and due(log, save):
-                mean = jax.tree.map(lambda x, n=blocks: x / n, total)
-                evaluations.log(results.training_rows(population, 'online', state, mean))
-                total, blocks = None, 0
-            evaluations.collect()
-            stop = run.stopping() and total is None and not owed
-            if stop or step == steps or due(save):
-                state = without_broken(state)
-            done = step >= steps or (not owed and not np.asarray(state.alive).any())
-            asked = evaluations.enabled and evaluations.at != step and (step == 0 or done or due(evaluate))
-            if asked and done and not stop:
-                evaluations.launch('online', state, run.shared, step, run.stopping)
-            if stop or done or (step > 0 and due(save)):
-                evaluations.finish(step, run.stopping)
-                if saved_at != (step, evaluations.at):
-                    files.save(ring)
-                    run.save('online', state, **files.arrays())
-                    saved_at = (step, evaluations.at)
-            if stop or done:
-                if collector is not None:
-                    collector.close()
-                return state
-            if asked:
-                evaluations.launch('online', state, run.shared, step, run.stopping)
-            if owed:
-                state = updated(state)
-            try:
-                if collector is None:
-                    timeout = config.evaluation.timeout
-                    arguments = make_env, population, run.task, run.scaling, step, config.online.workers
-                    collector = Collector(*arguments, timeout, run.stopping, run.rewards)
-                rows = collector.block(online.with_policies(act, policies, run.seeds), freq, step)
-            except (InputError, StoppedError) as error:
-                run.failure = error if isinstance(error, InputError) else None
-                evaluations.finish(step, run.stopping)
-                state = without_broken(state)
-                files.save(ring)
-                run.save('online', state, **files.arrays())
-                if collector is not None:
-                    collector.close()
-                return state
-            ring = add(ring, jnp.asarray(rows.reshape(freq, *shape, row_size)))
-            owed = True
-            step += freq
-            bar.update(freq)
-            run.wall_clock['online'] = run.wall_clock.get('online', 0.0) + time.monotonic() - start
+
+class FineTuning:
+    """The online phase of a run."""
+
+    def __init__(self, run: Shell, state: PhaseState, make_env: MakeEnv):
+        """Goes on from `state`, with the ring that the run's checkpoint has, if any."""
+        config, algorithm, options = run.config, run.parts.algorithm, options_of(run.config)
+        self.run, self.make_env, self.num_steps, self.block = run, make_env, config.online.steps, algorithm.block
+        self.shape, self.row_size = run.population.shape, run.data.rows.shape[1]
+        self.files = RingFiles(run.workdir / 'ring', run.saved.get('ring_segments'), run.saved.get('ring_sha256'))
+        mesh = sharding.grid_mesh(self.shape, jax.local_devices())
+        hypers = run.hypers
+        if config.online.discount is not None:
+            hypers = hypers._replace(discount=jnp.full(self.shape, config.online.discount, jnp.float32))
+        self.state, self.ring, *self.fixed = online.place(
+            mesh,
+            state,
+            self.files.load(
+                self.shape, config.online.capacity or self.num_steps, self.row_size
+            ),  # not kept: it is large
+            *(run.seeds, hypers, run.shared, run.data),
+        )
+        batch_size = methods.options(config).batch_size
+        self.program = online.online_phase(algorithm, batch_size, options, mesh, config.precision)
+        self.add, self.act = online.adder(mesh), online.explorer(algorithm, len(run.scaling.action_low), options)
+        self.policy_of = jax.jit(jax.vmap(jax.vmap(algorithm.policy, (0, None, 0))))
+        self.accumulate = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
+        self.step = int(self.ring.count)
+        self.owed = False  # whether the newest block of experience awaits its updates
+        self.metrics: Any = None  # the sum since the last log, and of how many blocks
+        self.num_blocks = 0
+        self.saved_at = (self.step, run.evaluations.at)
+        self.collector: Collector | None = None
+
+    def go(self) -> PhaseState:
+        """Takes `online.steps` environment steps of every member, or until a signal; returns the last state.
+
+        A resumed run starts new episodes: what is lost is the episodes that were in flight. Also if environments fail
+        again and again, a checkpoint is written first; then the run's `failure` says so.
+        """
+        run, config = self.run, self.run.config
+        options: dict[str, Any] = {'unit': ' steps', 'disable': not sys.stdout.isatty()}
+        with tqdm(total=self.num_steps, initial=self.step, desc='online', **options) as bar:
+            while True:
+                start = time.monotonic()
+                policies = snapshot(self.policy_of(self.state.learner, self.fixed[2], self.fixed[1]))
+                if self._due(config.log_interval, config.checkpoint.interval, config.evaluation.interval):
+                    self._update()
+                if self._due(config.log_interval, config.checkpoint.interval):
+                    self._log()
+                if self._ends():
+                    return self.state
+                self._update()
+                rows = self._experience(online.with_policies(self.act, policies, run.seeds))
+                if rows is None:
+                    return self.state
+                self.ring = self.add(self.ring, jnp.asarray(rows.reshape(self.block, *self.shape, self.row_size)))
+                self.owed = True
+                self.step += self.block
+                bar.update(self.block)
+                run.wall_clock['online'] = run.wall_clock.get('online', 0.0) + time.monotonic() - start
+
+    def _due(self, *intervals: int) -> bool:
+        return self.step == self.num_steps or any(i > 0 and self.step % i == 0 for i in intervals)
+
+    def _update(self) -> None:
+        """The updates that the newest block of experience is owed: they run on while this returns."""
+        online_options = self.run.config.online
+        if self.owed and self.step > online_options.warmup_steps:
+            for _ in range(online_options.updates_per_step):
+                self.state, metrics = self.program(self.state, self.ring, *self.fixed)
+                self.metrics = metrics if self.metrics is None else self.accumulate(self.metrics, metrics)
+                self.num_blocks += 1
+        self.owed = False
+
+    def _log(self) -> None:
+        if self.metrics is not None:
+            mean = jax.tree.map(lambda x: x / self.num_blocks, self.metrics)
+            self.run.evaluations.log(results.training_rows(self.run.population, 'online', self.state, mean))
+            self.metrics, self.num_blocks = None, 0
+
+    def _ends(self) -> bool:
+        """Evaluates and saves where that is due; whether the phase is over, with all done."""
+        run, evaluations, intervals = self.run, self.run.evaluations, self.run.config
+        evaluations.collect()
+        stop = run.stopping() and self.metrics is None and not self.owed
+        save = self._due(intervals.checkpoint.interval)
+        if stop or save:
+            self.state = without_broken(self.state)
+        done = self.step >= self.num_steps or (not self.owed and not np.asarray(self.state.alive).any())
+        asked = evaluations.enabled and evaluations.at != self.step
+        asked &= self.step == 0 or done or self._due(intervals.evaluation.interval)
+        if asked and done and not stop:
+            evaluations.launch('online', self.state, run.shared, self.step, run.stopping)
+        if stop or done or (self.step > 0 and save):
+            self._save()
+        if stop or done:
+            self._close()
+        elif asked:
+            evaluations.launch('online', self.state, run.shared, self.step, run.stopping)
+        return stop or done
+
+    def _save(self) -> None:
+        evaluations = self.run.evaluations
+        evaluations.finish(self.step, self.run.stopping)
+        if self.saved_at != (self.step, evaluations.at):
+            self.files.save(self.ring)
+            self.run.save('online', self.state, **self.files.arrays())
+            self.saved_at = (self.step, evaluations.at)
+
+    def _experience(self, explore: Explore) -> np.ndarray | None:
+        """The next block's transitions [F, M, D]; None, with all saved, if environments fail or the run is to stop."""
+        run, config = self.run, self.run.config
+        try:
+            if self.collector is None:
+                arguments = self.make_env, run.population, run.task, run.scaling, self.step, config.online.workers
+                self.collector = Collector(*arguments, config.evaluation.timeout, run.stopping, run.rewards.of)
+            return self.collector.block(explore, self.block, self.step)
+        except (InputError, StoppedError) as error:
+            run.failure = error if isinstance(error, InputError) else None
+            self.state = without_broken(self.state)
+            self._save()
+            self._close()
+            return None
+
+    def _close(self) -> None:
+        if self.collector is not None:
+            self.collector.close()

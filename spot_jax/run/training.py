@@ -35,7 +35,7 @@ from spot_jax.run.build import build, data_of, prepare, selection_of
 from spot_jax.run.config import goes_on, lookup, members, validate
 from spot_jax.run.effects import read_paths, require_that_grids_are_read
 from spot_jax.run.evaluations import Evaluations
-from spot_jax.run.finetuning import fine_tune, started
+from spot_jax.run.finetuning import FineTuning, started
 from spot_jax.run.workdir import PHASE_NUMBERS, open_workdir, without_broken
 from spot_jax.storage import checkpoint, folder
 from spot_jax.storage.metrics import MetricWriter
@@ -256,7 +256,7 @@ class Run:
                 if self.saved.get('phase') != 'online':
                     state, self.evaluations.at = started(self.config, state), -1
                 assert self.make_env is not None
-                state = fine_tune(self, state, self.make_env)
+                state = FineTuning(self, state, self.make_env).go()
             failure = self.failure or self.evaluations.failure
             if failure is not None:
                 raise failure

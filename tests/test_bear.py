@@ -13,7 +13,7 @@ from spot_jax.core.networks import CVAE, MLP, DoubleCritic
 from spot_jax.core.train_state import TargetTrainState, TrainState
 from spot_jax.methods import bear
 from spot_jax.methods.bear import BEAR, METHOD, BEARState, Noise
-from spot_jax.methods.discrepancy import mmd
+from spot_jax.methods.mmd import mmd
 
 NAMES = ['bear_gaussian', 'bear_laplacian']
 LAYERS = ['fc0', 'fc1', 'last_fc']

@@ -220,7 +220,7 @@ def test_networks_start_as_the_authors():
 def test_draws():
     """Noise of the right kinds; only with `calibrate` a floor, and that the data's returns."""
     rows = pack(*(np.zeros((8, n)) for n in (2, 1)), np.zeros(8), np.ones(8), np.zeros((8, 2)))
-    data = one_step_episodes(rows)._replace(togo=jnp.arange(8.0) + 3)
+    data = one_step_episodes(rows)._replace(returns_to_go=jnp.arange(8.0) + 3)
     plain, calibrated = (
         METHOD.make(options(METHOD, batch_size=500, calibrate=on, max_backup=on), 2, 1).draw(jax.random.key(0), data)
         for on in (False, True)
@@ -236,7 +236,7 @@ def test_draws():
         assert np.abs(drawn.current).max() > 2
     titles = [METHOD.title(options(METHOD, calibrate=on)) for on in (False, True)]
     assert titles == ['CQL', 'Cal-QL']
-    assert [METHOD.togo_discount(options(METHOD, calibrate=on)) for on in (False, True)] == [1.0, 0.99]
+    assert [METHOD.returns_discount(options(METHOD, calibrate=on)) for on in (False, True)] == [1.0, 0.99]
     config = default_config()
     config.method, config.dataset_id, config.grid.discount, config.cql.calibrate = 'cql', 'a/b-v0', (0.9, 0.95), True
     with pytest.raises(InputError, match=r'config.grid.discount: .* is of one discount, cql.discount: set that'):

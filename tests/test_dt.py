@@ -56,8 +56,8 @@ def model(prefix):
 
 def recorded(step):
     batch = under(f'dt/step{step}/batch')
-    togo = batch['returns_to_go'][:, :-1, 0]
-    parts = (batch['observations'], batch['actions'], togo, batch['timesteps'].astype(np.int32), batch['mask'])
+    returns_to_go = batch['returns_to_go'][:, :-1, 0]
+    parts = (batch['observations'], batch['actions'], returns_to_go, batch['timesteps'].astype(np.int32), batch['mask'])
     return Drawn(Windows(*map(jnp.asarray, parts)), None)
 
 
@@ -117,7 +117,7 @@ def test_acting_is_the_authors(name, length, states):
     reward = given['returns_to_go'][-2] - given['returns_to_go'][-1]
     action, after = jax.jit(method.act)(policy, memory, jnp.asarray(given['observations'][-1]), jnp.float32(reward))
     np.testing.assert_allclose(action, given['action'], **TOLERANCE)
-    np.testing.assert_allclose(after.togo[-2:], given['returns_to_go'][-2:], rtol=1e-6)
+    np.testing.assert_allclose(after.returns_to_go[-2:], given['returns_to_go'][-2:], rtol=1e-6)
     np.testing.assert_array_equal(after.actions[-1], action)
     assert after.step == length
 
@@ -133,7 +133,7 @@ def test_windows_by_hand():
     seen = lambda x: np.where(real, x.reshape(3, 3), 0)
     np.testing.assert_array_equal(seen(found.observations), [[0, 0, 1], [0, 0, 3], [5, 6, 7]])
     np.testing.assert_allclose(seen(found.actions), [[0, 0, 0.1], [0, 0, 0.3], [0.5, 0.6, 0.7]], rtol=1e-6)
-    np.testing.assert_array_equal(seen(found.togo), [[0, 3, 2], [0, 0, 5], [3, 2, 1]])
+    np.testing.assert_array_equal(seen(found.returns_to_go), [[0, 3, 2], [0, 0, 5], [3, 2, 1]])
     np.testing.assert_array_equal(seen(found.timesteps), [[0, 0, 1], [0, 0, 0], [2, 3, 4]])
 
 
@@ -163,13 +163,13 @@ def test_what_an_action_depends_on(states):
     windows = windows._replace(real=jnp.ones((8, 4)).at[:, 0].set(0.0), timesteps=windows.timesteps % 20)
     base = APPLY(params, windows)
     reached = {}
-    for field in ('observations', 'actions', 'togo', 'timesteps'):
+    for field in ('observations', 'actions', 'returns_to_go', 'timesteps'):
         for at in range(4):
             changed = getattr(windows, field).at[:, at].add(1)
             there = APPLY(params, windows._replace(**{field: changed})) != base
             reached[field, at] = [bool(there[:, t].any()) for t in (1, 2, 3)]
     later = {1: [True, True, True], 2: [False, True, True], 3: [False, False, True], 4: [False] * 3}
-    for field in ('observations', 'actions', 'togo', 'timesteps'):
+    for field in ('observations', 'actions', 'returns_to_go', 'timesteps'):
         assert reached[field, 0] == [False] * 3
         for at in (1, 2, 3):
             assert reached[field, at] == later[at + (field == 'actions')], (field, at)
@@ -190,13 +190,13 @@ def test_the_target_falls_by_what_is_earned():
     method = algorithm(reward_scale=0.5, reward_shift=1.0)
     hypers = HYPERS._replace(target_return=jnp.float32(-3.0))
     policy = method.policy(DTState(TrainState.create(model('dt/before'))), (), hypers)
-    act, memory, togo = jax.jit(method.act), method.memory(), []
+    act, memory, returns_to_go = jax.jit(method.act), method.memory(), []
     for reward in (0.0, -1.0, 0.0, 1.0, -1.0):
         action, memory = act(policy, memory, jnp.ones(5), jnp.float32(reward))
-        togo.append(float(memory.togo[-1]))
+        returns_to_go.append(float(memory.returns_to_go[-1]))
         assert action.shape == (3,)
-    assert togo == [-1.5, -1.5, -2.0, -3.0, -3.0]
-    assert memory.togo.tolist() == [-1.5, -2.0, -3.0, -3.0]
+    assert returns_to_go == [-1.5, -1.5, -2.0, -3.0, -3.0]
+    assert memory.returns_to_go.tolist() == [-1.5, -2.0, -3.0, -3.0]
     assert memory.step == 5
 
 
@@ -243,8 +243,8 @@ def two_steps():
     second = np.stack([np.zeros(4), start / 2, np.zeros(4), np.zeros(4), np.zeros(4)], axis=1)
     rows = np.stack([first, second], axis=1).reshape(8, 5)
     begin = np.arange(8) // 2 * 2
-    togo = np.stack([earned, np.zeros(4)], axis=1).ravel()
-    return Data(*map(jnp.asarray, (rows.astype(np.float32), begin, begin + 1, togo.astype(np.float32))))
+    returns_to_go = np.stack([earned, np.zeros(4)], axis=1).ravel()
+    return Data(*map(jnp.asarray, (rows.astype(np.float32), begin, begin + 1, returns_to_go.astype(np.float32))))
 
 
 TWO_STEPS = two_steps()

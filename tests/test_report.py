@@ -64,9 +64,9 @@ def test_scores_are_the_posters_table(runs):
     assert rf'spot\_jax/pointmaze/umaze-v0 (success, \%) & 25.0 $\pm$ {std} & \textbf{{75.0 $\pm$ {std}}}' in tex
     assert tex.count('\\\\\n') == 4
     assert list(csv.reader(tables.comma_separated(table).splitlines()))[3] == ['total', '–', '–', '125.0']
-    over = [(len(tasks), labels) for tasks, labels in scores.blocks(rows)]
+    over = [(len(tasks), labels) for tasks, labels in scores.common_tasks(rows)]
     assert over == [(1, ['BC', 'IQL', 'SPOT'])]  # on both tasks only SPOT is whole
-    aggregates, improvement = scores.aggregates(*scores.blocks(rows)[0], '').tables
+    aggregates, improvement = scores.aggregates(*scores.common_tasks(rows)[0], '').tables
     assert [row[2] for row in aggregates.rows] == ['25.0 [0.0, 50.0]', '75.0 [50.0, 100.0]', '75.0 [50.0, 100.0]']
     assert improvement.rows[2] == ['SPOT', '0.88 [0.50, 1.00]', '0.50 [0.00, 1.00]', '–']  # 3.5 of 4 pairs
 
@@ -85,7 +85,7 @@ def test_what_differs_is_kept_apart(tmp_path):
                         'not compared']  # fmt: skip
     assert rows[0].label == f'{UMAZE}, data=dddddddd, evaluation.episodes=2, offline.steps=40'
     assert [len(group.entries) for row in rows for group in row.groups.values()] == [2, 1, 1, 1]
-    assert scores.blocks(rows) == []
+    assert scores.common_tasks(rows) == []
 
 
 def test_what_lacks_a_seed_is_marked_and_never_the_best(tmp_path):
@@ -106,7 +106,7 @@ def test_what_lacks_a_seed_is_marked_and_never_the_best(tmp_path):
     assert cells['DT'] == '100.0 (1 of 3 diverged, 1 of 3 without a score)'
     assert cells['PLAS'] == '25.0 ± 35.4'
     assert table.best == {(0, table.columns.index('AWAC'))}
-    ((_, labels),) = scores.blocks([row])
+    ((_, labels),) = scores.common_tasks([row])
     assert labels == ['AWAC', 'TD3+BC', 'PLAS']
     shown = {name: last for name, _, _, _, last, _ in run_table(collect([tmp_path]).runs).rows}
     assert shown['dt'] == 'success rate 1'  # that of the diverged seed, 0, does not count
@@ -354,7 +354,7 @@ def test_command(runs, tmp_path, capsys):
         (['nowhere', '--out=out'], 'nothing to report'),
         ([], 'required: DIR, --out'),
         (['good'], 'required: --out'),
-        (['good', '--out=good/config.json'], 'cannot write good/config.json/tables: Not a directory'),
+        (['good', '--out=good/config.json'], 'cannot write in good/config.json: give another --out'),
     ],
 )
 def test_bad_command_writes_nothing(tmp_path, monkeypatch, capsys, arguments, words):

@@ -21,7 +21,7 @@ from spot_jax.data.load import Dataset
 from spot_jax.methods.regularizers import REGULARIZERS, Regularizer
 from spot_jax.population import program
 from spot_jax.run import effects, training
-from spot_jax.run.build import data_of, discounted_togo, prepare
+from spot_jax.run.build import data_of, discounted_returns_to_go, prepare
 from spot_jax.run.policy import Actors
 
 K = 3  # steps of a window
@@ -53,7 +53,7 @@ def test_how_data_are_prepared_by_hand():
     np.testing.assert_allclose(data.transitions[:, 1], [0.0, 0.1, 0.2, 0.25, 0.25, 0.25], rtol=1e-6)
     np.testing.assert_allclose(data.transitions[:, 2], 3 * 500 * (1 + 0.5))
     np.testing.assert_array_equal(data.transitions[:, 3], 1)  # masks
-    np.testing.assert_allclose(rewards(np.array([-0.5, 0.0])), [0.0, 750.0])  # of new transitions
+    np.testing.assert_allclose(rewards.of(np.array([-0.5, 0.0])), [0.0, 750.0])  # of new transitions
     np.testing.assert_allclose(scaling.normalized(np.array([mean + std])), [1.0], rtol=1e-6)
     same, plain = dataset(), dataset()
     _, unchanged = prepare(same, ConfigDict({'normalize_observations': False}))
@@ -67,11 +67,11 @@ def draw(key, data):
     index = start[:, None] + jnp.arange(K)[None]
     last = data.last[start][:, None]
     following = data.rows[jnp.minimum(index + 1, last), 1]
-    return data.rows[jnp.minimum(index, last)], index <= last, following, data.togo[start], data.first[start]
+    return data.rows[jnp.minimum(index, last)], index <= last, following, data.returns_to_go[start], data.first[start]
 
 
 def update(learner, shared, drawn, hypers, step):
-    windows, real, following, togo, first = drawn
+    windows, real, following, returns_to_go, first = drawn
     inside = windows[..., 0] >= first[:, None]
     steps_left = jnp.where(windows[:, 0, 0] < 4, 4, 6) - windows[:, 0, 0]
     is_last = (windows[..., 0] == 3) | (windows[..., 0] == 5)
@@ -80,7 +80,7 @@ def update(learner, shared, drawn, hypers, step):
         'inside': jnp.all(inside, axis=1).astype(jnp.float32),
         'real': jnp.sum(real, axis=1) - jnp.minimum(steps_left, K),
         'following': jnp.max(jnp.abs(following - expected), axis=1),
-        'togo': togo - steps_left,
+        'returns_to_go': returns_to_go - steps_left,
     }
     return learner + hypers.rate * step, metrics
 
@@ -120,7 +120,7 @@ def test_stages_steps_windows_and_returns_to_go():
         state, metrics = run(state, seeds, hypers, shared, DATA)
     np.testing.assert_array_equal(state.learner, [[28.0, 56.0, 84.0]] * 2)  # 0 + 1 + ... + 7
     means = {name: np.unique(x).tolist() for name, x in metrics.items()}
-    assert means == {'inside': [1], 'real': [0], 'following': [0], 'togo': [0]}
+    assert means == {'inside': [1], 'real': [0], 'following': [0], 'returns_to_go': [0]}
 
     policies = program.policies_of(ALGORITHM, state.learner, shared, hypers)
     assert {name: x.tolist() for name, x in policies.items()} == {
@@ -137,7 +137,7 @@ def test_a_terminal_ends_an_episode():
     data = data_of(dataset()._replace(transitions=rows))
     np.testing.assert_array_equal(data.first, [0, 0, 2, 2, 4, 4])
     np.testing.assert_array_equal(data.last, [1, 1, 3, 3, 5, 5])
-    np.testing.assert_array_equal(data.togo, [2, 1, 2, 1, 2, 1])
+    np.testing.assert_array_equal(data.returns_to_go, [2, 1, 2, 1, 2, 1])
 
 
 def test_acting_remembers_an_episode():
@@ -189,6 +189,6 @@ def test_discounted_returns_to_go():
     """Of an episode that ends, one that is cut off (its last reward goes on), one with a terminal in its midst."""
     rewards, masks = np.array([1.0, 2, 1, 3, 5, 7, 9]), np.array([1.0, 0, 1, 1, 0, 1, 0])
     last = np.array([1, 1, 3, 3, 6, 6, 6])
-    togo = discounted_togo(rewards, masks, last, 0.5)
-    np.testing.assert_allclose(togo, [2, 2, 1 + 0.5 * 6, 6, 5, 7 + 4.5, 9])
-    np.testing.assert_allclose(data_of(dataset(), 0.5).togo, 2)  # 1 + 1/2 + 1/4 + ...
+    returns_to_go = discounted_returns_to_go(rewards, masks, last, 0.5)
+    np.testing.assert_allclose(returns_to_go, [2, 2, 1 + 0.5 * 6, 6, 5, 7 + 4.5, 9])
+    np.testing.assert_allclose(data_of(dataset(), 0.5).returns_to_go, 2)  # 1 + 1/2 + 1/4 + ...

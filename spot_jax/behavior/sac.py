@@ -1,6 +1,6 @@
 """Soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905): squashed Gaussian, twin critics, learned temperature.
 
-All randomness enters through `Noise`, as in `td3`.
+All randomness enters through `Noise`, so that an update is a pure function.
 """
 
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Losses that several methods have in common."""
+"""The critics' loss that several methods have in common."""
 
 import jax.numpy as jnp
 

@@ -18,7 +18,7 @@ class Data(NamedTuple):
     rows: Array  # [N, 2 * O + A + 2], packed as in `types.unpack`
     first: Array  # [N] int32, the first row of a row's episode
     last: Array  # [N] int32, the last row of a row's episode
-    togo: Array  # [N] float32, rewards from a row to its episode's end, discounted as the method says
+    returns_to_go: Array  # [N] float32, rewards from a row to its episode's end, discounted as the method says
 
 
 class Algorithm(NamedTuple):
@@ -113,8 +113,8 @@ class Method(NamedTuple):
     density: (its options, observation_dim, action_dim, learner, shared, hypers) -> a member's `density.Density`, if it
         has learned one.
     at_top: its options are at the top of the config's tree, not under its name.
-    togo_discount: (its options) -> the discount of `Data.togo`. Below 1, an episode that was cut off goes on with its
-        last reward for ever, and a terminal row in its midst ends it.
+    returns_discount: (its options) -> the discount of `Data.returns_to_go`. Below 1, an episode that was cut off goes
+        on with its last reward for ever, and a terminal row in its midst ends it.
     """
 
     title: Callable[[Any], str]
@@ -134,5 +134,5 @@ class Method(NamedTuple):
     idle: tuple[Idle, ...] = ()
     density: Callable[[Any, int, int, Any, Any, Any], Any] | None = None
     at_top: bool = False
-    togo_discount: Callable[[Any], float] = lambda options: 1.0
+    returns_discount: Callable[[Any], float] = lambda options: 1.0
     more_metrics: Callable[[Any], tuple[str, ...]] = lambda options: ()

@@ -1,4 +1,4 @@
-"""The one container that every part of the package passes around."""
+"""Transitions, and names of the types that all parts of the package share."""
 
 from typing import Any, NamedTuple
 

@@ -22,8 +22,8 @@ from spot_jax.core.train_state import TargetTrainState, TrainState
 from spot_jax.core.types import Array, Metrics, Params, Transition, unpack
 from spot_jax.methods import cvae_methods, density
 from spot_jax.methods.cvae_methods import CLIP, per_state, repeated, soft_min
-from spot_jax.methods.discrepancy import KERNELS, mmd
 from spot_jax.methods.gaussian import gaussian, networks, values
+from spot_jax.methods.mmd import KERNELS, mmd
 
 LOG_ALPHA_RANGE = (-5.0, 10.0)
 

@@ -149,7 +149,7 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
         index_key, noise_key = jax.random.split(key)
         indices = uniform_indices(index_key, (options.batch_size,), len(data.rows))
         drawn = draw_for(noise_key, data.rows[indices][None])
-        return drawn._replace(floor=data.togo[indices]) if options.calibrate else drawn
+        return drawn._replace(floor=data.returns_to_go[indices]) if options.calibrate else drawn
 
     return Algorithm(
         init=lambda key: init(key, cql, observation_dim),
@@ -194,5 +194,5 @@ METHOD = Method(
     policy_fields=('hidden_dims', 'normalize_observations'),
     samples=True,
     idle=(Idle(lambda options: not options.lagrange, 'cql.lagrange is false', ('threshold',)),),
-    togo_discount=lambda options: options.discount if options.calibrate else 1.0,
+    returns_discount=lambda options: options.discount if options.calibrate else 1.0,
 )

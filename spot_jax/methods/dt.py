@@ -37,7 +37,7 @@ class Windows(NamedTuple):
 
     observations: Array  # [..., K, O]
     actions: Array  # [..., K, A]; the last one is not looked at
-    togo: Array  # [..., K], scaled rewards from each step to the episode's end
+    returns_to_go: Array  # [..., K], scaled rewards from each step to the episode's end
     timesteps: Array  # [..., K] int32, counted from the episode's first row
     real: Array  # [..., K] float32, 0 where it is padding
 
@@ -54,7 +54,7 @@ class Memory(NamedTuple):
 
     observations: Array  # [K, O]
     actions: Array  # [K, A]
-    togo: Array  # [K]
+    returns_to_go: Array  # [K]
     step: Array  # [] int32, steps taken in this episode
 
 
@@ -75,7 +75,7 @@ class DT(nn.Module):
         The key, which is consumed, is of dropout; without one there is none.
         """
         width = self.num_heads * self.head_dim
-        parts = (windows.togo[..., None], windows.observations, windows.actions)
+        parts = (windows.returns_to_go[..., None], windows.observations, windows.actions)
         table = nn.Embed(self.num_timesteps, width, embedding_init=nn.initializers.normal(1.0))
         times = table(jnp.clip(windows.timesteps, 0, self.num_timesteps - 1))
         tokens = nn.LayerNorm(EPSILON)(jnp.stack([dense(part, width) + times for part in parts], axis=-2))
@@ -100,7 +100,7 @@ def windows_of(data: Data, rows: Array, context: int, observation_dim: int, acti
     inside = jnp.maximum(index, first)
     columns = data.rows[inside, : o + a]
     is_real = (index >= first).astype(jnp.float32)
-    return Windows(columns[..., :o], columns[..., o:], data.togo[inside], inside - first, is_real)
+    return Windows(columns[..., :o], columns[..., o:], data.returns_to_go[inside], inside - first, is_real)
 
 
 def loss_fn(params: Params, dt: DT, drawn: Drawn) -> tuple[Array, Metrics]:
@@ -129,11 +129,15 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
     def memory() -> Memory:
         return Memory(jnp.zeros((context, o)), jnp.zeros((context, a)), jnp.zeros(context), jnp.int32(0))
 
-    def remembered(memory: Memory, observation: Array, togo: Array) -> Windows:
+    def remembered(memory: Memory, observation: Array, returns_to_go: Array) -> Windows:
         """The window that ends now, with an action of 0."""
         push = lambda kept, new: jnp.concatenate([kept[1:], new[None]])
         timesteps = memory.step + jnp.arange(1 - context, 1)
-        kept = push(memory.observations, observation), push(memory.actions, jnp.zeros(a)), push(memory.togo, togo)
+        kept = (
+            push(memory.observations, observation),
+            push(memory.actions, jnp.zeros(a)),
+            push(memory.returns_to_go, returns_to_go),
+        )
         return Windows(*kept, timesteps, (timesteps >= 0).astype(jnp.float32))
 
     def init(key: Array) -> DTState:
@@ -147,10 +151,10 @@ def make(options: Any, observation_dim: int, action_dim: int) -> Algorithm:
     def act(policy: Params, memory: Memory, observation: Array, reward: Array) -> tuple[Array, Memory]:
         params, target = policy
         earned = options.reward_scale * (reward + options.reward_shift)
-        togo = jnp.where(memory.step == 0, target, memory.togo[-1] - earned)
-        now = remembered(memory, observation, togo)
+        returns_to_go = jnp.where(memory.step == 0, target, memory.returns_to_go[-1] - earned)
+        now = remembered(memory, observation, returns_to_go)
         action = dt.apply(params, now)[-1]
-        return action, Memory(now.observations, now.actions.at[-1].set(action), now.togo, memory.step + 1)
+        return action, Memory(now.observations, now.actions.at[-1].set(action), now.returns_to_go, memory.step + 1)
 
     return Algorithm(
         init=init,

@@ -44,8 +44,11 @@ def _task(run: Run) -> Facts:
     return tuple(sorted((facts | {'data': None if _chooses(run) else run.results.sha256[:8]}).items()))
 
 
-def _beside(task: Facts, others: Iterable[Facts]) -> Facts:
-    """The task of runs that learned from some of its episodes: the one that differs in no more than that."""
+def _whole_task(task: Facts, others: Iterable[Facts]) -> Facts:
+    """Of runs that learned from some of the episodes, the task of those that learned from all, if there is just one.
+
+    So that %BC stands in the row of the dataset that it takes its episodes from.
+    """
     facts = dict(task)
     same = [other for other in others if dict(other) | {'data': None} == facts and other != task]
     return same[0] if facts['data'] is None and len(same) == 1 else task
@@ -94,7 +97,7 @@ def compare(collected: Collected) -> tuple[list[Row], list[str]]:
     known = {_task(run) for run in collected.runs if run.results}
     for run in collected.runs:
         for policy in run.results.policies if run.results else ():
-            entry = Entry(run, policy, _beside(_task(run), known), _setting(run, policy.member))
+            entry = Entry(run, policy, _whole_task(_task(run), known), _setting(run, policy.member))
             first = seen.setdefault((entry.task, run.title, entry.setting, policy.member.seed), run.name)
             if first != run.name:
                 seed = f'seed {policy.member.seed}'

@@ -85,10 +85,11 @@ def score_table(rows: Sequence[Row]) -> Table:
     return Table('scores', 'Scores', note, ['task', *labels], cells, best, with_total)
 
 
-def blocks(rows: Sequence[Row]) -> list[tuple[list[Row], list[str]]]:
-    """The most tasks that two methods have whole groups on, and those that most methods have, with these methods.
+def common_tasks(rows: Sequence[Row]) -> list[tuple[list[Row], list[str]]]:
+    """Tasks that several methods can be compared over, with these methods: each has all of its seeds on all of them.
 
-    A set of tasks is what some method has. The two may be one, and there may be none.
+    At most two sets, of those that are all tasks of some method: the one of most tasks, and the one that most methods
+    share. They may be the same one, and there may be none.
     """
     rows = [row for row in rows if is_scaled(row)]
     have = {
@@ -205,7 +206,7 @@ def score_sections(rows: Sequence[Row]) -> list[Section]:
     online = [row for row in rows if row.fine_tuned]
     if offline:
         sections.append(Section('Scores', '', [score_table(offline)], {}))
-    for number_, (tasks, labels) in enumerate(blocks(offline)):
+    for number_, (tasks, labels) in enumerate(common_tasks(offline)):
         sections.append(aggregates(tasks, labels, f'_{number_ + 1}' if number_ else ''))
     if online:
         sections.append(Section('Online fine-tuning', '', [online_table(online)], {}))

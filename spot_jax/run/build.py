@@ -97,20 +97,20 @@ def prepare(dataset: Dataset, options: Any) -> tuple[Scaling, Rewards]:
     return Scaling(mean, std, dataset.action_low, dataset.action_high), rewards
 
 
-def discounted_togo(rewards: np.ndarray, masks: np.ndarray, last: np.ndarray, discount: float) -> np.ndarray:
+def discounted_returns_to_go(rewards: np.ndarray, masks: np.ndarray, last: np.ndarray, discount: float) -> np.ndarray:
     """Discounted rewards from each row [N] on, to the first terminal; one that is cut off repeats its last for ever."""
-    togo, following = rewards.astype(np.float64), 0.0
+    returns_to_go, following = rewards.astype(np.float64), 0.0
     for i in reversed(range(len(rewards))):
         if i == last[i]:
-            following = togo[i] / (1 - discount)
-        following = togo[i] = togo[i] + discount * masks[i] * following
-    return togo
+            following = returns_to_go[i] / (1 - discount)
+        following = returns_to_go[i] = returns_to_go[i] + discount * masks[i] * following
+    return returns_to_go
 
 
 def data_of(dataset: Dataset, discount: float = 1.0) -> Data:
     """The transitions and what is known of their episodes, which end at terminals, too: data may go on after them.
 
-    Of `discount`, see `Method.togo_discount`.
+    Of `discount`, see `Method.returns_discount`.
     """
     rows = dataset.transitions
     rewards, masks = rows[:, dataset.observation_dim + dataset.action_dim :][:, :2].T
@@ -118,8 +118,10 @@ def data_of(dataset: Dataset, discount: float = 1.0) -> Data:
     last = np.repeat(np.cumsum(lengths) - 1, lengths)
     first = last - np.repeat(lengths, lengths) + 1
     if discount < 1:
-        togo = discounted_togo(rewards, masks, last, discount)
+        returns_to_go = discounted_returns_to_go(rewards, masks, last, discount)
     else:
         sums = np.concatenate([[0.0], np.cumsum(rewards, dtype=np.float64)])
-        togo = sums[last + 1] - sums[:-1]
-    return Data(*map(jnp.asarray, (rows, first.astype(np.int32), last.astype(np.int32), togo.astype(np.float32))))
+        returns_to_go = sums[last + 1] - sums[:-1]
+    return Data(
+        *map(jnp.asarray, (rows, first.astype(np.int32), last.astype(np.int32), returns_to_go.astype(np.float32)))
+    )

@@ -184,7 +184,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
             f'config.online.steps={config.online.steps}: {config.method} does not fine-tune online, as '
             f'{", ".join(can)} do: leave it at 0'
         )
-    if METHODS[config.method].togo_discount(options(config)) < 1:
+    if METHODS[config.method].returns_discount(options(config)) < 1:
         one = f'the bound of the values is of one discount, {path_of(config.method, "discount")}'
         require(not config.grid.discount, f'config.grid.discount: {one}: set that, in a run for each')
     require(capacity is None or capacity >= freq, f'config.online.capacity={capacity}: must be at least {freq}')

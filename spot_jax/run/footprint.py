@@ -52,9 +52,8 @@ def traced(part: Algorithm | Stage, hypers: Any, shared: Any, row_size: int, who
     """A part's block of updates; `shared` is what the stages before it came to, `row_size` that of a transition."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     row, index = jnp.zeros(row_size), jnp.int32(0)
-    data = jax.eval_shape(
-        lambda: Data(row[None], index[None], index[None], jnp.zeros(1))
-    )  # of more it would be as well
+    one_row = lambda: Data(row[None], index[None], index[None], jnp.zeros(1))
+    data = jax.eval_shape(one_row)  # an update draws as much from any number of rows
     learner, drawn = jax.eval_shape(part.init, key), jax.eval_shape(part.draw, key, data)
     jaxpr = jax.make_jaxpr(part.update)(learner, shared, drawn, hypers, index).jaxpr if whole else None
     return Traced(learner, drawn, jaxpr)

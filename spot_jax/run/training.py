@@ -70,7 +70,7 @@ class Run:
         self.saved = open_workdir(config, workdir, sizes, self.sha256, self._take_over) or {}
         self.shared_alive = self.saved.get('cvae_alive', self.shared_alive)
         self.scaling, self.rewards = prepare(dataset, options(config))
-        discount = self.parts.method.togo_discount(options(config))
+        discount = self.parts.method.returns_discount(options(config))
         self.data = sharding.replicate(data_of(dataset, discount), jax.local_devices())
         self.wall_clock: dict[str, float] = self.saved.get('wall_clock', {})
         self.evaluations = Evaluations(

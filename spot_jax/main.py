@@ -159,7 +159,7 @@ def help_text(name: str | None) -> str:
 def cli(argv: list[str]) -> int:
     """Parses and runs; returns the exit status.
 
-    0; 1 (a file, the disk or the memory fails, or a run of a suite); 2 (bad input); 3 (all members diverged); 130 or 143
+    0; 1 (a file, the disk, the memory or a run of a suite fails); 2 (bad input); 3 (all members diverged); 130 or 143
     (stopped).
     """
 

@@ -58,7 +58,7 @@ def test_how_data_are_prepared_by_hand():
     same, plain = dataset(), dataset()
     _, unchanged = prepare(same, ConfigDict({'normalize_observations': False}))
     np.testing.assert_array_equal(same.transitions, plain.transitions)
-    assert unchanged(np.array([2.0])) == 2.0
+    assert unchanged.of(np.array([2.0])) == 2.0
 
 
 def draw(key, data):

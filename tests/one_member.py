@@ -9,6 +9,9 @@ from methods_golden import GOLDEN
 
 from spot_jax.core.method import Data
 from spot_jax.core.types import unpack
+from spot_jax.methods import hyperparameters as paths_of
+from spot_jax.methods import spot
+from spot_jax.run.config import default_config, lookup
 
 
 def options(method, **changes):
@@ -21,6 +24,12 @@ def hyperparameters(method, **changes):
     """A method's traced hyperparameters: its defaults, and changes, numbers or arrays."""
     chosen = vars(options(method, **changes))
     return method.hyperparameters(*(jnp.asarray(chosen[n], jnp.float32) for n in method.hyperparameters._fields))
+
+
+def of_spot(shape=(), **changes):
+    """SPOT's traced hyperparameters, of one member or of all members of a shape: its defaults, and changes."""
+    values = {name: lookup(default_config(), path) for name, path in paths_of('spot').items()} | changes
+    return spot.Hyperparameters(**{name: jnp.full(shape, value, jnp.float32) for name, value in values.items()})
 
 
 def pack(observations, actions, rewards, masks, next_observations):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import serialization
+from one_member import of_spot
 from tiny import ID, tiny
 
 from spot_jax.acting import environments
@@ -82,9 +83,8 @@ def by_hand(config, saved):
             indices = [jax.random.randint(key, (16,), 0, size) for key, size in zip(keys, sizes, strict=True)]
             minibatches = unpack(jnp.asarray(np.array(old + new, np.float32)[np.array(indices)]), 4, 2)
             weight = 0.1 * max(0.2, 1 - step / o.cooling_steps) if o.cooling_steps else 0.1
-            own = (weight, 3e-4, 3e-4, o.discount or 0.99, 0.5, 0.005, 0.2, 0.5)
             draws = spot.draw_noise(noise_key, spec.td3, 16)
-            hypers = spot.Hyperparameters(*map(jnp.float32, own))
+            hypers = of_spot(regularizer_weight=weight, discount=o.discount or 0.99)
             learner, _ = update(learner, spec.td3, density, minibatches, draws, hypers)
             blocks += 1
     env.close()

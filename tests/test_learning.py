@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from one_member import of_spot
 
 from spot_jax.benchmark.phases import data_of_rows
 from spot_jax.core.networks import CVAE, Actor, DoubleCritic
@@ -29,8 +30,7 @@ def test_learned_action(name, weight, low, high):
     cvae = CVAE(1, (64, 64))
     algorithm = spot.TD3(Actor(1, (64, 64)), DoubleCritic((64, 64)), REGULARIZERS[name](cvae, 'elbo', 1))
     spec = spot.Spec(cvae, algorithm, 2, 128, 1e-3)
-    settings = (weight, 1e-3, 1e-3, 0.99, 0.5, 0.005, 0.2, 0.5)
-    hypers = spot.Hyperparameters(*(jnp.full((1, 1), value) for value in settings))
+    hypers = of_spot((1, 1), regularizer_weight=weight, actor_lr=1e-3, critic_lr=1e-3)
     seeds = jnp.array([0], jnp.uint32)
     params = None
     if algorithm.regularizer.uses_density:

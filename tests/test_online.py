@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from one_member import of_spot
 
 from spot_jax.acting.tasks import TASKS
 from spot_jax.benchmark.phases import data_of_rows
@@ -88,8 +89,8 @@ def test_block_equals_updates_written_by_hand():
     spec = spot.Spec(cvae, algorithm, 3, 16, 1e-3)
     rng = np.random.default_rng(0)
     rows, new = (jnp.array(rng.uniform(-1, 1, (n, 10)), jnp.float32) for n in (30, 12))
-    seeds, settings = jnp.array([5], jnp.uint32), (0.5, 1e-3, 1e-3, 0.9, 0.5, 0.1, 0.2, 0.5)
-    hypers = spot.Hyperparameters(*(jnp.full((1, 1), x) for x in settings))
+    seeds, settings = jnp.array([5], jnp.uint32), {'actor_lr': 1e-3, 'critic_lr': 1e-3, 'discount': 0.9, 'tau': 0.1}
+    hypers = of_spot((1, 1), regularizer_weight=0.5, **settings)
     params = program.init_stage(seeds, spot.cvae_stage(spec)).learner.params
     state = program.init_policies(seeds, 1, spot.algorithm(spec))
     expected = jax.tree.map(lambda x: x[0, 0], state.learner)
@@ -107,7 +108,7 @@ def test_block_equals_updates_written_by_hand():
             buffer = jnp.concatenate([rows, new[: 2 * block + i + 1]])
             minibatches.append(buffer[jax.random.randint(jax.random.split(one)[0], (16,), 0, len(buffer))])
         weight = 0.5 * (1 - 2 * (block + 1) / 100)
-        own = spot.Hyperparameters(*map(jnp.float32, (weight, *settings[1:])))
+        own = of_spot(regularizer_weight=weight, **settings)
         noise = spot.draw_noise(noise_key, algorithm, 16)
         density = jax.tree.map(lambda x: x[0], params)
         expected, _ = update(expected, algorithm, density, unpack(jnp.stack(minibatches), 3, 2), noise, own)

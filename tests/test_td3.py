@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from one_member import of_spot
 
 from spot_jax.benchmark.phases import data_of_rows
 from spot_jax.core.networks import CVAE, Actor, DoubleCritic
@@ -14,7 +15,7 @@ from spot_jax.methods.regularizers import REGULARIZERS
 from spot_jax.population import program
 from spot_jax.run.config import default_config
 
-HYPERS = spot.Hyperparameters(*map(jnp.float32, (0.5, 1e-3, 1e-3, 0.9, 0.5, 0.1, 0.2, 0.5)))
+HYPERS = of_spot(regularizer_weight=0.5, actor_lr=1e-3, critic_lr=1e-3, discount=0.9, tau=0.1)
 
 
 def make(name='none', dropout=0.0, **kwargs):

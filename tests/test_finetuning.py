@@ -23,6 +23,7 @@ from spot_jax.population import online, program
 from spot_jax.run import jobs, restore, training
 from spot_jax.run.ring_files import RingFiles
 from spot_jax.run.workdir import read_run
+from spot_jax.storage import folder
 from spot_jax.system.errors import InputError
 
 
@@ -220,12 +221,37 @@ def test_results_of_a_run_that_is_made_longer_are_gone(offline, tmp_path, monkey
 
 
 @pytest.mark.usefixtures('data')
+def test_a_run_of_its_own_does_not_become_one_that_goes_on(finished, tmp_path):
+    """It would go on from its own policies, and its config would say from others'."""
+    changes = {'online.restore': str(finished), 'offline.steps': 20}
+    assert training.run(tiny(**changes), tmp_path / 'run') == 0
+    with pytest.raises(InputError, match=r'another config .differs in online.steps'):
+        training.run(tiny(**changes, **{'online.steps': 4}), tmp_path / 'run')
+
+
+@pytest.mark.usefixtures('data')
+def test_other_members_than_a_run_began_with(offline, finished, tmp_path):
+    source = tmp_path / 'source'
+    shutil.copytree(offline, source)
+    config = tiny(**{'online.restore': str(source), 'online.steps': 4})
+    folder.begin(restore.with_population(config, tmp_path / 'run'), tmp_path / 'run')  # and killed
+    shutil.rmtree(source)
+    shutil.copytree(finished, source)
+    with pytest.raises(InputError, match='source has other members than this run began with'):
+        training.run(config, tmp_path / 'run')
+
+
+@pytest.mark.usefixtures('data')
 def test_how_far_a_run_is_that_goes_on_from_another(offline, tmp_path):
     config = tiny(**{'online.steps': 20, 'online.restore': str(offline), 'online.updates_per_step': 2})
     job = jobs.Job('run', [], config, tmp_path / 'run')
     assert (jobs.total(job), jobs.done(job), jobs.is_finished(job)) == (40, 0, False)
     assert training.run(config, job.workdir) == 0
     assert (jobs.total(job), jobs.done(job), jobs.is_finished(job)) == (40, 40, True)
+    config.evaluation.episodes = 0
+    job = job._replace(workdir=tmp_path / 'unseen')
+    assert training.run(config, job.workdir) == 0
+    assert jobs.done(job) == 40
 
 
 @pytest.mark.usefixtures('data')

@@ -189,10 +189,13 @@ def test_a_picture_is_replaced_only_when_asked(tmp_path, capsys):
     text.write_text('years of work')
     shown(capsys, 'toy/set-v0', f'--plot={picture}')
     picture.write_text('another')
+    folder = tmp_path / 'folder.png'
+    folder.mkdir()
     for path, words in (
         (text, 'names no .png file'),
         (tmp_path, 'names no .png file'),
         (picture, 'exists: give --overwrite, or another --plot'),
+        (folder, 'is a folder: give another --plot'),
         (text / 'x.png', f'cannot write in {text}'),
     ):
         assert main(['show', 'toy/set-v0', f'--plot={path}']) == 2

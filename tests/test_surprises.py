@@ -1,5 +1,6 @@
 """Ctrl-C while a command starts, mistakes of Python callers, pipes in place of files, children of environments."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,14 +12,17 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
+from ml_collections import FrozenConfigDict
 from tiny import ID, tiny
 
 import spot_jax
 from spot_jax import evaluate, recipes
 from spot_jax.acting.env_pool import EnvPool
 from spot_jax.acting.scaling import Scaling
+from spot_jax.acting.tasks import TASKS, Reference
 from spot_jax.data.load import open_minari
-from spot_jax.run import config_files, effects
+from spot_jax.run import config_files, effects, playing
 from spot_jax.system.errors import InputError
 
 
@@ -59,6 +63,7 @@ def test_policies_and_densities_take_any_leading_axes_and_refuse_other_sizes(fin
     assert spot_jax.load_policy(finished, member=np.argmax([0.0, 1.0]))(np.zeros(4)).shape == (2,)
     assert log_prob(np.zeros((5, 4)), np.zeros((5, 2))).shape == (5,)
     assert log_prob(np.zeros(4), np.zeros(2)).shape == ()
+    assert log_prob(np.zeros((0, 4)), np.zeros((0, 2))).shape == (0,)
     for observations, actions in (((5, 3), (5, 2)), ((5, 4), (5, 3)), ((5, 4), (4, 2)), ((4,), (1, 2))):
         with pytest.raises(InputError, match=r'of shape .*: expected'):
             log_prob(np.zeros(observations), np.zeros(actions))
@@ -176,6 +181,12 @@ def test_a_script_without_a_main_guard_is_told_before_it_trains(tmp_path):
     done = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout.startswith(f'{script} runs again in each worker process: put what it does below')
     assert [path.name for path in tmp_path.iterdir()] == ['script.py']
+    for command, text in (([sys.executable, '-m', 'script'], None), ([sys.executable, '-'], script.read_text())):
+        options = {'cwd': tmp_path, 'env': environment, 'capture_output': True, 'text': True, 'input': text}
+        done = subprocess.run(command, check=False, **options)
+        words = 'cannot import <stdin>: run a file' if text else 'runs again in each worker process'
+        assert words in done.stdout
+        assert not (tmp_path / 'run').exists()
 
 
 def test_a_grid_that_nothing_reads_makes_no_members(tmp_path):
@@ -211,7 +222,37 @@ def test_a_run_is_played_where_it_was_evaluated(finished, tmp_path, monkeypatch,
     for path in (tmp_path / 'other').rglob('metadata.json'):
         path.write_text(path.read_text().replace('PointMaze-UMaze', 'PointMaze-Large'))
     assert evaluate.main(command) == 2
-    assert 'they are of spot_jax/PointMaze-Large-v0, it was evaluated in toy/Nearby-v0' in capsys.readouterr().err
+    words = 'their spot_jax/PointMaze-Large-v0 is not the toy/Nearby-v0 that it was evaluated in'
+    assert words in capsys.readouterr().err
+
+
+def test_the_environment_of_a_runs_results_is_the_whole_one(tmp_path, monkeypatch):
+    monkeypatch.setenv('MINARI_DATASETS_PATH', str(tmp_path / 'none'))
+    spec = EnvSpec('Pendulum-v1', 'mine:Pendulum', max_episode_steps=50, kwargs={'g': 2.0})
+    returns = {'random': 1.0, 'expert': 2.0, 'source': 'here'}
+
+    def found(**changes):
+        results = {'environment': json.loads(spec.to_json()), 'reference_returns': returns} | changes
+        (tmp_path / 'results.json').write_text(json.dumps(results))
+        return playing.environment_of(tmp_path, 'spot_jax/antmaze/umaze-v0', TASKS['locomotion'])
+
+    assert found() == (spec, Reference(1.0, 2.0, 'here'))
+    assert found(reference_returns=None) == (spec, None)
+    for changes in (
+        *({'reference_returns': returns | {'expert': x}} for x in (1.0, 'a', None, float('nan'))),
+        *({'reference_returns': x} for x in ([1, 2], {'foo': 1}, 'x')),
+        *({'environment': x} for x in ([], {}, 'x', 5)),
+    ):
+        with pytest.raises(InputError, match=r'results.json is damaged \(.*\): put it back'):
+            found(**changes)
+    with pytest.raises(InputError, match='is made no more'):  # of an older run, which does not tell
+        found(environment=None)
+
+
+def test_a_frozen_config_trains(data, finished, tmp_path):
+    del data
+    changes = {'online.steps': 4, 'online.restore': str(finished), 'evaluation.episodes': 0}
+    assert spot_jax.train(FrozenConfigDict(tiny(**changes)), tmp_path / 'run') == 0
 
 
 def test_actions_of_a_member_that_has_diverged_are_within_their_bounds():

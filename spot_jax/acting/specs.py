@@ -39,7 +39,7 @@ def import_mazes() -> None:
         gym.register_envs(gymnasium_robotics)
 
 
-def registered(environment_id: str) -> EnvSpec:
+def _registered(environment_id: str) -> EnvSpec:
     """The registry's own spec; raises InputError if there is none.
 
     Unlike `gym.spec`, this imports no module that an id such as `module:Name-v0` names.
@@ -124,7 +124,7 @@ def approved(recorded: EnvSpec, trusted: bool = False) -> EnvSpec:
         return dataclasses.replace(
             recorded, kwargs=kwargs, additional_wrappers=wrappers, max_episode_steps=limit, disable_env_checker=True
         )
-    known = registered(recorded.id)
+    known = _registered(recorded.id)
     for what, theirs, ours in (
         ('entry point', recorded.entry_point, _name(known.entry_point)),
         ('vector entry point', recorded.vector_entry_point, _name(known.vector_entry_point)),

@@ -31,7 +31,7 @@ class Excess(NamedTuple):
 
 def excess(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> Excess | None:
     """How far actions [T, A] are outside the bounds `low` and `high` [A]; None if by no more than rounding."""
-    beyond = np.maximum(low - actions, actions - high).max(axis=0)
+    beyond = np.maximum(low - actions, actions - high).max(axis=0, initial=-np.inf)
     tolerance = ACTION_TOLERANCE * np.maximum(np.abs(low), np.abs(high))
     if not (beyond > tolerance).any():
         return None

@@ -131,13 +131,14 @@ def _remove(path: Path) -> None:
 
 def is_being_made(folder: Path) -> bool:
     """Whether a process has claimed the folder of a dataset that is not in its place yet."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(handle)
+    with contextlib.suppress(OSError):  # it is gone, or cannot be read, or the file system has no locks
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
     return False
 
 

@@ -169,6 +169,12 @@ def read(workdir: Path, name: str) -> tuple[Run, list[str]]:
     if not os.path.lexists(workdir / 'results.json'):
         return unfinished()
     results = read_results(workdir, config)
+    done = [p.gradient_steps for p in results.policies if not p.diverged]
+    stale = bool(done) and (
+        _last_step(rows) > max(done) or (not config.online.steps and done[0] < config.offline.steps)
+    )
+    if stale:  # an older version made the run longer, and left the results of before
+        return unfinished()
     ends = {row['member']: int(row['gradient_steps']) for row in rows}
     if rows and any(ends.get(str(p.member.number), 0) < p.gradient_steps for p in results.policies if not p.diverged):
         problems.append(f'no learning curves of {name}: {workdir / "metrics.csv"} ends before the run did')

@@ -201,7 +201,7 @@ class FineTuning:
         self.owed = False  # whether the newest block of experience awaits its updates
         self.metrics: Any = None  # the sum since the last log, and of how many blocks
         self.num_blocks = 0
-        self.saved_at = (self.step, run.evaluations.at)
+        self.saved_at = (self.step, run.evaluations.at) if run.saved.get('phase') == 'online' else None
         self.collector: Collector | None = None
 
     def go(self) -> PhaseState:

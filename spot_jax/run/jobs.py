@@ -34,10 +34,12 @@ def is_finished(job: Job) -> bool:
         configs = read_config(job.workdir), with_population(job.config, job.workdir)
         stored, ours = (json.loads(c.to_json()) for c in configs)
         found = read_json(job.workdir / 'results.json')['members']
-        whole = all(type(member['gradient_steps']) is int for member in found)
+        # Runs that an older version made longer have the results of before.
+        steps = 0 if job.config.online.steps else job.config.offline.steps
+        made = all(m['gradient_steps'] >= steps for m in found if m['status'] == 'completed')
     except (InputError, LookupError, TypeError):
         return False
-    return whole and without_effects(stored, ours) == ours
+    return made and without_effects(stored, ours) == ours
 
 
 def _phases(config: ConfigDict) -> dict[str, int]:
@@ -60,7 +62,9 @@ def done(job: Job) -> int:
         rows = read_rows(job.workdir)
         phase, steps = (rows[-1]['phase'], int(rows[-1]['gradient_steps'])) if rows else ('', 0)
         if goes_on(job.config) and rows:
-            steps -= int(rows[0]['gradient_steps'])  # of the other run: a row tells of the start
+            steps -= int(rows[0]['gradient_steps'])  # the other run's, if the first row is an evaluation's
+            if not job.config.evaluation.episodes:
+                steps += job.config.log_interval * job.config.online.updates_per_step
     except (InputError, LookupError, ValueError):
         return 0
     names = list(phases)

@@ -1,41 +1,54 @@
 """Where a run's policies are played again: as its data say, or, where these are gone, as its results do."""
 
-import contextlib
+import json
+import math
+import os
 from pathlib import Path
-from typing import Any
 
 from gymnasium.envs.registration import EnvSpec
 
-from spot_jax.acting import specs
 from spot_jax.acting.tasks import Reference, Task
 from spot_jax.data.load import evaluation_spec, open_minari, reference_of
 from spot_jax.data.store import root
 from spot_jax.recipes import provide
 from spot_jax.storage.folder import read_json
-from spot_jax.system.errors import InputError
+from spot_jax.system.errors import InputError, first_line
+
+
+def _recorded(workdir: Path) -> tuple[EnvSpec | None, Reference | None]:
+    """What a finished run's results say; older ones do not tell of the whole environment. Raises InputError."""
+    path = workdir / 'results.json'
+    results = read_json(path) if os.path.lexists(path) else {}
+    environment, returns = results.get('environment'), results.get('reference_returns')
+    try:
+        spec = None if environment is None else EnvSpec.from_json(json.dumps(environment))
+        if returns is None:
+            return spec, None
+        found = Reference(float(returns['random']), float(returns['expert']), str(returns['source']))
+        if not -math.inf < found.random < found.expert < math.inf:
+            raise ValueError('its reference_returns make no sense')
+    except Exception as error:  # gymnasium raises many kinds
+        raise InputError(f'{path} is damaged ({first_line(error)}): put it back, or move it away') from error
+    return spec, found
 
 
 def environment_of(workdir: Path, dataset_id: str, task: Task) -> tuple[EnvSpec, Reference | None]:
     """The environment of the run in `workdir`, and what measures a normalised score there.
 
-    Without the data, a finished run's is the registered one of the name that it was evaluated in; else they are made or
-    downloaded. Raises InputError if there is none, or if the data are not of the one that the run was evaluated in.
+    Without the data, a finished run's is the one of its results; else they are made or downloaded. Raises InputError if
+    there is none, or if the data are not of the one that the run was evaluated in.
     """
-    results: dict[str, Any] = {}
-    with contextlib.suppress(InputError):  # it is not finished
-        results = read_json(workdir / 'results.json')
-    name, returns = results.get('environment_id'), results.get('reference_returns')
-    if name is not None and not (root() / dataset_id / 'data').exists():
-        with contextlib.suppress(InputError):
-            return specs.registered(name), Reference(**returns) if returns else None
+    recorded, reference = _recorded(workdir)
+    if recorded is not None and not (root() / dataset_id / 'data').exists():
+        return recorded, reference
     provide(dataset_id)
     data = open_minari(dataset_id)
     spec = evaluation_spec(data)
     if spec is None:
         raise InputError(f'{dataset_id} names no environment to evaluate in')
-    if name not in (None, spec.id):
+    if recorded is not None and json.loads(recorded.to_json()) != json.loads(spec.to_json()):
         raise InputError(
-            f'{dataset_id} is other data than the run in {workdir} learned from: they are of {spec.id}, it was '
-            f'evaluated in {name}; put the old ones back'
+            f'{dataset_id} is other data than the run in {workdir} learned from: their {spec.id} is not the '
+            f'{recorded.id} that it was evaluated in; put the old ones back'
         )
     return spec, reference_of(data, task)

@@ -99,11 +99,13 @@ def shared_alive(state: dict[str, Any]) -> np.ndarray:
 def with_population(config: ConfigDict, workdir: Path) -> ConfigDict:
     """The config of a run in `workdir` with the members that it goes on from: seeds and grid of `online.restore`.
 
-    A run that has begun knows them itself. Raises InputError if neither is a run.
+    A run that has begun so knows them itself. Raises InputError if neither is a run.
     """
     if not goes_on(config):
         return config
-    theirs = read_config(workdir if os.path.lexists(workdir / 'config.json') else Path(config.online.restore))
+    theirs = read_config(workdir) if os.path.lexists(workdir / 'config.json') else None
+    if theirs is None or not goes_on(theirs) or theirs.online.restore != config.online.restore:
+        theirs = read_config(Path(config.online.restore))
     config = copy.deepcopy(config)
     config.seeds, config.grid = theirs.seeds, theirs.grid
     return config
@@ -129,6 +131,8 @@ def restored_policies(
     if stages and not state['density_params']:
         raise InputError(f'config.online.restore={config.online.restore} has no {stages[-1].name.upper()}')
     chosen = np.array([numbers.index(m.number) for m in ours.members])
+    if any(have.members[i][:2] != m[:2] for i, m in zip(chosen, ours.members, strict=True)):
+        raise InputError(f'config.online.restore={config.online.restore} has other members than this run began with')
     take = lambda x: jnp.asarray(x.reshape(-1, *x.shape[2:])[chosen].reshape(*ours.shape, *x.shape[2:]))
     taken = {
         name: jax.tree.map(take, serialization.from_state_dict(getattr(fresh, name), state[name]))

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import serialization
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 from tqdm import tqdm
 
 from spot_jax.acting import environments
@@ -270,6 +270,7 @@ class Run:
             'dataset_episodes': self.size[0],
             'dataset_transitions': self.size[1],
             'environment_id': self.environment.id if self.environment else None,
+            'environment': json.loads(self.environment.to_json()) if self.environment else None,
             'reference_returns': self.reference._asdict() if self.reference else None,
             'algorithm': self.parts.method.title(options(self.config)),
             'wall_clock_s': self.timings(),
@@ -317,6 +318,8 @@ def run(config: ConfigDict, workdir: str | Path, dataset: Any = None) -> int:
     environment too.
     """
     refuse_a_rerun()
+    if isinstance(config, FrozenConfigDict):
+        config = ConfigDict(config)
     workdir = place_of(workdir)
     if dataset is not None:
         config = copy.deepcopy(config)

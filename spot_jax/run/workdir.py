@@ -17,7 +17,7 @@ from spot_jax.methods import METHODS, options
 from spot_jax.population import program
 from spot_jax.population.program import PhaseState
 from spot_jax.run.build import build
-from spot_jax.run.config import default_config, members, validate
+from spot_jax.run.config import default_config, goes_on, members, validate
 from spot_jax.run.results import columns
 from spot_jax.run.ring_files import RingFiles
 from spot_jax.storage import checkpoint, folder
@@ -53,7 +53,7 @@ def open_workdir(
     stored = read_config(workdir)
     before, ours = (json.loads(c.to_json()) for c in (stored, config))
     theirs = without_effects(before, ours)
-    if not _is_longer(theirs, ours):
+    if not _is_longer(theirs, ours) or goes_on(config) != goes_on(stored):
         folder.refuse_another(theirs, ours, workdir)
     state = folder.resume(workdir, partial(check, stored, workdir))
     if state is None:

@@ -14,6 +14,8 @@ def require_free(paths: Iterable[Path], overwrite: bool, option: str) -> None:
     `option` names another place for it.
     """
     for path in paths:
+        if path.is_dir():
+            raise InputError(f'{path} is a folder: give another {option}')
         if os.path.lexists(path) and not overwrite:
             raise InputError(f'{path} exists: give --overwrite, or another {option}')
         try:

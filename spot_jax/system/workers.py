@@ -28,16 +28,23 @@ def refuse_a_rerun() -> None:
 def require_guard() -> None:
     """Raises InputError if processes that are started would run this one's script again: better now than in hours.
 
-    Modules (`python -m`) and interactive sessions cannot; of a script, a process that does nothing tells.
+    Interactive sessions and this package's commands do not; else a process that does nothing tells.
     """
     main = sys.modules['__main__']
-    if getattr(main, '__spec__', None) is not None or not hasattr(main, '__file__'):
+    spec, path = getattr(main, '__spec__', None), getattr(main, '__file__', None)
+    if path is None or (spec is not None and spec.name.startswith('spot_jax.')):
         return
+    if not os.path.exists(path):  # of a script that comes from elsewhere, such as <stdin>
+        raise InputError(f'worker processes cannot import {path}: run a file, or take 0 workers')
     process = multiprocessing.get_context('spawn').Process(target=int)
     process.start()
     process.join()
     if process.exitcode == NO_GUARD:
         raise InputError(missing_guard())
+    if process.exitcode:
+        raise InputError(
+            f'worker processes fail to import {path} (status {process.exitcode}): mend it, or take 0 workers'
+        )
 
 
 def missing_guard() -> str:

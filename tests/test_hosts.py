@@ -163,6 +163,23 @@ def test_a_longer_run_does_not_gather_what_another_host_had_before(tmp_path, mon
     assert [m['steps'] for m in members_of(tmp_path)] == [80, 80]
 
 
+def test_what_was_gathered_is_gone_once_a_longer_run_is_stopped(tmp_path, monkeypatch):
+    class Notes:
+        def tell(self, host, status):
+            assert (host, status) == (0, 143)
+
+    monkeypatch.setattr(hosts, 'Notes', Notes)
+    monkeypatch.setattr(hosts.training, 'run', lambda config, workdir: 143)
+    for kept in (True, False):
+        (tmp_path / 'results.json').write_text('{}')
+        (tmp_path / 'host_0').mkdir(exist_ok=True)
+        (tmp_path / 'host_0' / 'results.json').touch()
+        if not kept:
+            (tmp_path / 'host_0' / 'results.json').unlink()
+        assert hosts.run(tiny(), tmp_path, 0, 2) == 143
+        assert (tmp_path / 'results.json').exists() == kept
+
+
 def test_bad_address_is_one_line_and_status_2(tmp_path):
     bad = command(tmp_path, '--distributed=nowhere')
     done = subprocess.run(bad, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -133,6 +133,8 @@ def _run(config: ConfigDict, workdir: Path, host: int, count: int, notes: Notes)
         config.part = (host, count)
     with held(workdir) if host == 0 else contextlib.nullcontext():
         status = training.run(config, folder(workdir, host))
+        if host == 0 and not (folder(workdir, 0) / 'results.json').exists():  # it was made longer, and stopped
+            (workdir / 'results.json').unlink(missing_ok=True)
         if host == 0 and status in (0, ALL_DIVERGED):
             for other in range(1, count):
                 while (theirs := notes.status(other)) is None:

@@ -26,9 +26,6 @@ WEIGHTS = {
     'large-diverse': 0.025,
 }
 
-# Where the authors' weight, tuned on D4RL's data, leaves the policy circling on ours.
-GENERATED_WEIGHTS = {'umaze': 1.0}
-
 PRESETS = {name: {'regularizer.weight': weight} for name, weight in WEIGHTS.items()}
 
 OPTIONS = {
@@ -47,7 +44,4 @@ def get_config(name: str = 'umaze') -> ConfigDict:
         online['online.discount'] = 0.995
     plus = MAZE_PLUS if 'plus' in options else {}
     common = COMMON | plus | {'dataset_id': dataset_id} | online
-    config = preset_config(PRESETS, preset, common, method, 'maze', f'antmaze-{preset}')
-    if 'd4rl' not in options:
-        config.regularizer.weight = GENERATED_WEIGHTS.get(preset, config.regularizer.weight)
-    return config
+    return preset_config(PRESETS, preset, common, method, 'maze', f'antmaze-{preset}')

@@ -178,15 +178,12 @@ def cli(argv: list[str]) -> int:
         import jax
 
         jax.config.update('jax_numpy_rank_promotion', 'raise')
-        from spot_jax.run import footprint, hosts, restore, training
+        from spot_jax.run import footprint, hosts, training
         from spot_jax.system import backend
 
         backend.keep_compiled()
         place = None if options.distributed is None else hosts.connect(options.distributed)
-        backend.require_device()
-        if place is None:  # hosts have a part of the members each
-            footprint.check(restore.with_population(config, workdir))
-        print(f'the run is in {workdir}: the same command again resumes it', flush=True)
+        backend.require_device()  # here, since all hosts wait for each other's devices
         try:
             return training.run(config, workdir) if place is None else hosts.run(config, workdir, *place)
         except jax.errors.JaxRuntimeError as error:

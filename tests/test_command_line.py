@@ -16,6 +16,7 @@ from spot_jax.datasets import __main__ as datasets
 from spot_jax.main import cli, parse
 from spot_jax.run import training
 from spot_jax.run.fields import FIELDS
+from spot_jax.system.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 ANTMAZE = str(ROOT / 'experiments' / 'antmaze.py')
@@ -49,14 +50,28 @@ def test_default_workdir(preset, folder):
     assert parsed(f'--config={ANTMAZE}{preset}')[1] == Path('runs', 'antmaze', folder)
 
 
-def test_the_first_line_names_the_workdir(monkeypatch, capsys, tmp_path):
+def test_a_line_names_the_workdir_once_the_run_begins(monkeypatch, capsys, tmp_path):
     ran = []
-    monkeypatch.setattr(training, 'run', lambda config, workdir: ran.append((config.seeds, workdir)) or 0)
+
+    class Run:
+        handle_signal = None
+
+        def __init__(self, config, workdir, dataset):
+            if config.offline.steps == 2:
+                raise InputError('x')
+            ran.append((config.seeds, workdir))
+
+        def go(self):
+            return 0
+
+    monkeypatch.setattr(training, 'Run', Run)
     monkeypatch.chdir(tmp_path)
+    assert cli(['main', '--config=experiments/antmaze.py', '--config.offline.steps=2']) == 2
+    assert capsys.readouterr() == ('', 'error: x\n')
     # The repository's own files are found from anywhere; one in the current folder goes first.
     assert cli(['main', '--config=experiments/antmaze.py', '--config.seeds=0,1']) == 0
     assert ran == [((0, 1), Path('runs/antmaze/umaze'))]
-    assert capsys.readouterr().out == 'the run is in runs/antmaze/umaze: the same command again resumes it\n'
+    assert capsys.readouterr().out == 'the run is in runs/antmaze/umaze: the same again resumes it\n'
     (tmp_path / 'experiments').mkdir()
     (tmp_path / 'experiments' / 'antmaze.py').write_text(
         'from spot_jax import default_config\ndef get_config():\n  return default_config()\n'

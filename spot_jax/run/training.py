@@ -333,5 +333,6 @@ def run(config: ConfigDict, workdir: str | Path, dataset: Any = None) -> int:
         require_guard()
     with folder.held(workdir):
         job = Run(config, workdir, dataset)
+        print(f'the run is in {workdir}: the same again resumes it', flush=True)
         with _handled(job.handle_signal):
             return job.go()

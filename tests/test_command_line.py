@@ -54,7 +54,7 @@ def test_a_line_names_the_workdir_once_the_run_begins(monkeypatch, capsys, tmp_p
     ran = []
 
     class Run:
-        handle_signal = None
+        handle_signal = print
 
         def __init__(self, config, workdir, dataset):
             if config.offline.steps == 2:

@@ -209,5 +209,5 @@ def test_show_draws_mazes_and_returns_apart(store, tmp_path, capsys):
     assert '1500 transitions' in printed
     assert 'actions at their bounds' in printed
     assert file.read_bytes()[:4] == b'\x89PNG'
-    assert main(['show', PLAY, f'--plot={tmp_path / "nowhere" / "a.png"}']) == 2
+    assert main(['show', PLAY, f'--plot={file / "a.png"}']) == 2
     assert capsys.readouterr().err.count('\n') == 1

@@ -215,6 +215,7 @@ def test_results_of_a_run_that_is_made_longer_are_gone(offline, tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(training.results, 'training_rows', stop)
         assert training.run(config, workdir) == 143
+    assert not (workdir / 'results.json').exists()
     assert not jobs.is_finished(jobs.Job('run', [], config, workdir))
     assert training.run(config, workdir) == 0
     assert jobs.is_finished(jobs.Job('run', [], config, workdir))

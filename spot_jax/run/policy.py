@@ -122,7 +122,8 @@ def vectors(observations: Any, task: Task, size: int) -> np.ndarray:
     try:
         if task.is_maze and isinstance(observations, Mapping):
             observations = task.observation(observations)
-        found = np.asarray(observations, np.float32)
+        with np.errstate(over='ignore'):  # what float32 cannot hold is refused below
+            found = np.asarray(observations, np.float32)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f'observations cannot be read ({first_line(error)}): {expected}') from error
     if found.shape[-1:] != (size,):

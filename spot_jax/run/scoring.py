@@ -65,7 +65,8 @@ def load(
         observations = vectors(observations, task, sizes[0])
         axes = observations.shape[:-1]
         try:
-            actions = np.asarray(actions, np.float32)
+            with np.errstate(over='ignore'):
+                actions = np.asarray(actions, np.float32)
         except (TypeError, ValueError) as error:
             raise InputError(f'actions cannot be read: expected numbers {(*axes, sizes[1])}') from error
         if actions.shape != (*axes, sizes[1]):

@@ -10,7 +10,7 @@ from spot_jax.acting.tasks import Reference, normalized_score
 
 SLOTS = 10  # environments per member; each plays its share of the episodes one after another
 
-E = TypeVar('E')  # an environment
+Env = TypeVar('Env')
 
 # (observations [M, K, O], rewards of the steps before [M, K], whether an episode begins [M, K]) -> actions [M, K, A]
 Act = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -100,7 +100,7 @@ class Evaluator:
         self._pool.close()
 
 
-def played_by(envs: Sequence[E], num_members: int, num_episodes: int) -> list[list[tuple[E, int]]]:
+def played_by(envs: Sequence[Env], num_members: int, num_episodes: int) -> list[list[tuple[Env, int]]]:
     """Who played each member's episodes, [M][E], and as which of its own, of all `envs` made for an `Evaluator`.
 
     They are in the order in which they were made, without workers. Where one failed, all were made again.

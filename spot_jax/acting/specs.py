@@ -40,10 +40,7 @@ def import_mazes() -> None:
 
 
 def _registered(environment_id: str) -> EnvSpec:
-    """The registry's own spec; raises InputError if there is none.
-
-    Unlike `gym.spec`, this imports no module that an id such as `module:Name-v0` names.
-    """
+    """The registry's own spec; unlike `gym.spec`, this imports no module that an id such as `module:Name-v0` names."""
     if environment_id not in gym.registry:
         import_mazes()
     if environment_id not in gym.registry:
@@ -124,21 +121,21 @@ def approved(recorded: EnvSpec, trusted: bool = False) -> EnvSpec:
         return dataclasses.replace(
             recorded, kwargs=kwargs, additional_wrappers=wrappers, max_episode_steps=limit, disable_env_checker=True
         )
-    known = _registered(recorded.id)
+    registered = _registered(recorded.id)
     for what, theirs, ours in (
-        ('entry point', recorded.entry_point, _name(known.entry_point)),
-        ('vector entry point', recorded.vector_entry_point, _name(known.vector_entry_point)),
+        ('entry point', recorded.entry_point, _name(registered.entry_point)),
+        ('vector entry point', recorded.vector_entry_point, _name(registered.vector_entry_point)),
     ):
         if theirs not in (None, ours) and not _has_moved(theirs, ours):
             raise InputError(
                 f'the dataset records the {what} {theirs!r} for {recorded.id}, which has {ours!r}; {TRUST}'
             )
-    _check_kwargs(kwargs, known)
+    _check_kwargs(kwargs, registered)
     return dataclasses.replace(
-        known,
-        kwargs=known.kwargs | kwargs,
+        registered,
+        kwargs=registered.kwargs | kwargs,
         additional_wrappers=wrappers,
-        max_episode_steps=limit or _time_limit(known.max_episode_steps, recorded.id),
+        max_episode_steps=limit or _time_limit(registered.max_episode_steps, recorded.id),
         disable_env_checker=True,  # what environments answer is checked at every step
     )
 

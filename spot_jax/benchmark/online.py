@@ -77,7 +77,7 @@ class Loops:
         self.state, self.ring, *self.fixed = placed
         self.shared, self.data = self.fixed[2:]
         options = options_of(config)
-        self.policy = jax.jit(jax.vmap(jax.vmap(algorithm.policy, (0, None, 0))))
+        self.policies_of = jax.jit(partial(program.grid_of_policies, algorithm))
         self.add, self.act = online.adder(mesh), online.explorer(algorithm, len(low), options)
         self.update = online.online_phase(algorithm, chosen(config).batch_size, options, mesh)
         self.overlapped, self.alone = (Collector(make_env, people, task, scaling, 0, w) for w in (workers, 0))
@@ -85,7 +85,7 @@ class Loops:
 
     def explore(self) -> Callable[[np.ndarray, int], np.ndarray]:
         """The policies as they are now."""
-        policies = self.policy(self.state.learner, self.shared, self.fixed[1])
+        policies = self.policies_of(self.state.learner, self.shared, self.fixed[1])
         return online.with_policies(self.act, snapshot(policies), self.seeds)
 
     def gather(self, collector: Collector, explore: Callable[[np.ndarray, int], np.ndarray]) -> None:

@@ -116,13 +116,6 @@ def _place(dataset_id: str, overwrite: bool) -> Path:
     return path
 
 
-def _require_writable(path: Path) -> None:
-    """Raises InputError if nothing can be made, or replaced, at a path."""
-    folder = next(folder for folder in path.parents if folder.exists())
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f'cannot write in {folder}: Permission denied')
-
-
 def _remove(path: Path) -> None:
     """Removes a folder or a link to one, if it is there and can be removed."""
     with contextlib.suppress(OSError):
@@ -189,9 +182,11 @@ def new_dataset(dataset_id: str, overwrite: bool) -> Iterator[Path]:
     Raises InputError if the id is malformed, or is taken and not to be overwritten, or nothing can be written there: it
     names the file; BeingMadeError if another process is making the dataset.
     """
+    from spot_jax.storage.outputs import require_writable  # not needed in the processes that play
+
     try:
         path = _place(dataset_id, overwrite)
-        _require_writable(path)  # before the work, not after it
+        require_writable(path, 'Permission denied')
         # hidden at the top of the store, so that a failure leaves no empty namespaces
         hidden = path.parents[dataset_id.count('/')] / hidden_name(dataset_id)
         temporary, old = hidden.with_name(f'{hidden.name}.tmp'), hidden.with_name(f'{hidden.name}.old')

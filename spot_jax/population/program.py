@@ -63,9 +63,14 @@ def init_policies(seeds: Array, num_settings: int, algorithm: Algorithm) -> Phas
     return _start(jax.tree.map(repeat, states), shape)
 
 
+def grid_of_policies(algorithm: Algorithm, learner: Any, shared: Any, hypers: Any) -> Any:
+    """What acting needs of all members, [C, P]; `shared` [C] is what their stages came to."""
+    return jax.vmap(jax.vmap(algorithm.policy, (0, None, 0)))(learner, shared, hypers)
+
+
 def policies_of(algorithm: Algorithm, learner: Any, shared: Any, hypers: Any) -> Any:
-    """What acting needs of all members [C, P], as `[C * P]`; `shared` [C] is what their stages came to."""
-    policies = jax.vmap(jax.vmap(algorithm.policy, (0, None, 0)))(learner, shared, hypers)
+    """As `grid_of_policies`, but `[C * P]`."""
+    policies = grid_of_policies(algorithm, learner, shared, hypers)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), policies)
 
 

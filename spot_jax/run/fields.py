@@ -93,9 +93,9 @@ FIELDS: dict[str, Field] = {
     'wandb.project': Field(None, optional(PROJECT), "of Weights & Biases, which each member's metrics go to as a run"),
 }
 for _name, _paths in GRID.items():
-    takes = either(*(FIELDS[path].takes for path in _paths))  # which of them a method's is, `config.validate` knows
-    own = f"{_paths[0]}'s" if len(_paths) == 1 else "the method's own"
-    FIELDS[f'grid.{_name}'] = Field((), several(takes, distinct=True), f'values to span; empty: {own}')
+    _takes = either(*(FIELDS[path].takes for path in _paths))  # which of them a method's is, `config.validate` knows
+    _own = f"{_paths[0]}'s" if len(_paths) == 1 else "the method's own"
+    FIELDS[f'grid.{_name}'] = Field((), several(_takes, distinct=True), f'values to span; empty: {_own}')
 # Where a grid spans what stands at a path.
 SPANNED_BY = {path: f'config.grid.{name}' for method in METHODS for name, path in hyperparameters(method).items()}
 

@@ -7,6 +7,7 @@ before it. A block of experience is therefore gathered by parameters that lack t
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ from spot_jax.acting.tasks import Task
 from spot_jax.core.method import Data
 from spot_jax.core.train_state import TrainState, init_adam
 from spot_jax.methods import METHODS
-from spot_jax.population import online, sharding
+from spot_jax.population import online, program, sharding
 from spot_jax.population.members import Population
 from spot_jax.population.program import PhaseState
 from spot_jax.run import results
@@ -187,15 +188,14 @@ class FineTuning:
         self.state, self.ring, *self.fixed = online.place(
             mesh,
             state,
-            self.files.load(
-                self.shape, config.online.capacity or self.num_steps, self.row_size
-            ),  # not kept: it is large
+            # Not kept under a name: it is as large as the ring.
+            self.files.load(self.shape, config.online.capacity or self.num_steps, self.row_size),
             *(run.seeds, hypers, run.shared, run.data),
         )
         batch_size = methods.options(config).batch_size
         self.program = online.online_phase(algorithm, batch_size, options, mesh, config.precision)
         self.add, self.act = online.adder(mesh), online.explorer(algorithm, len(run.scaling.action_low), options)
-        self.policy_of = jax.jit(jax.vmap(jax.vmap(algorithm.policy, (0, None, 0))))
+        self.policies_of = jax.jit(partial(program.grid_of_policies, algorithm))
         self.accumulate = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
         self.step = int(self.ring.count)
         self.owed = False  # whether the newest block of experience awaits its updates
@@ -215,7 +215,7 @@ class FineTuning:
         with tqdm(total=self.num_steps, initial=self.step, desc='online', **options) as bar:
             while True:
                 start = time.monotonic()
-                policies = snapshot(self.policy_of(self.state.learner, self.fixed[2], self.fixed[1]))
+                policies = snapshot(self.policies_of(self.state.learner, self.fixed[2], self.fixed[1]))
                 if self._due(config.log_interval, config.checkpoint.interval, config.evaluation.interval):
                     self._update()
                 if self._due(config.log_interval, config.checkpoint.interval):

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from spot_jax.run.build import build
 from spot_jax.run.config import goes_on
 from spot_jax.run.restore import stages_folder, with_population
-from spot_jax.run.workdir import read_config, without_effects
+from spot_jax.run.workdir import read_config, with_our_means
 from spot_jax.storage.folder import read_json, read_rows
 from spot_jax.system.errors import InputError
 
@@ -39,7 +39,7 @@ def is_finished(job: Job) -> bool:
         made = all(m['gradient_steps'] >= steps for m in found if m['status'] == 'completed')
     except (InputError, LookupError, TypeError):
         return False
-    return made and without_effects(stored, ours) == ours
+    return made and with_our_means(stored, ours) == ours
 
 
 def _phases(config: ConfigDict) -> dict[str, int]:

@@ -26,7 +26,8 @@ from spot_jax.population.members import Population
 from spot_jax.run.build import parts_of
 from spot_jax.run.config import members
 from spot_jax.run.workdir import read_run
-from spot_jax.system.errors import InputError, first_line, place_of
+from spot_jax.storage.folder import place_of
+from spot_jax.system.errors import InputError, first_line
 
 
 def snapshot(params: Params) -> Params:
@@ -118,18 +119,22 @@ def vectors(observations: Any, task: Task, size: int) -> np.ndarray:
     Raises InputError if they are none.
     """
     of_dicts = 'or the dicts that the maze gives' if task.is_maze else 'which spot_jax.flatten makes of dicts'
-    expected = f'expected finite numbers [..., {size}], {of_dicts}'
+    of_vectors = task.observation if task.is_maze and isinstance(observations, Mapping) else lambda raw: raw
+    return finite('observations', lambda: of_vectors(observations), size, f', {of_dicts}')
+
+
+def finite(name: str, read: Callable[[], Any], size: int, more: str = '') -> np.ndarray:
+    """What `read` returns, as float32 [..., `size`]; raises InputError, with `more` in it, unless these are numbers."""
+    expected = f'expected finite numbers [..., {size}]{more}'
     try:
-        if task.is_maze and isinstance(observations, Mapping):
-            observations = task.observation(observations)
         with np.errstate(over='ignore'):  # what float32 cannot hold is refused below
-            found = np.asarray(observations, np.float32)
+            found = np.asarray(read(), np.float32)
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f'observations cannot be read ({first_line(error)}): {expected}') from error
+        raise InputError(f'{name} cannot be read ({first_line(error)}): {expected}') from error
     if found.shape[-1:] != (size,):
-        raise InputError(f'observations of shape {found.shape}: {expected}')
+        raise InputError(f'{name} of shape {found.shape}: {expected}')
     if not np.isfinite(found).all():
-        raise InputError(f'observations contain NaN or infinity: {expected}')
+        raise InputError(f'{name} contain NaN or infinity: {expected}')
     return found
 
 

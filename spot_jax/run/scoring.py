@@ -19,10 +19,11 @@ from spot_jax.core.fields import MAX_SEED, choice, whole
 from spot_jax.data.checks import check_bounds, unit_actions
 from spot_jax.methods import options
 from spot_jax.methods.density import ESTIMATORS
-from spot_jax.run.policy import trained, vectors, whole_member
+from spot_jax.run.policy import finite, trained, vectors, whole_member
 from spot_jax.run.restore import shared_alive
 from spot_jax.run.workdir import read_run
-from spot_jax.system.errors import InputError, place_of
+from spot_jax.storage.folder import place_of
+from spot_jax.system.errors import InputError
 
 LogProb = Callable[[Any, Any], np.ndarray]
 
@@ -64,19 +65,13 @@ def load(
     def log_prob(observations: Any, actions: Any) -> np.ndarray:
         observations = vectors(observations, task, sizes[0])
         axes = observations.shape[:-1]
-        try:
-            with np.errstate(over='ignore'):
-                actions = np.asarray(actions, np.float32)
-        except (TypeError, ValueError) as error:
-            raise InputError(f'actions cannot be read: expected numbers {(*axes, sizes[1])}') from error
-        if actions.shape != (*axes, sizes[1]):
-            raise InputError(f'actions of shape {actions.shape}: expected {(*axes, sizes[1])}')
-        if not np.isfinite(actions).all():
-            raise InputError('actions contain NaN or infinity')
-        actions = actions.reshape(-1, sizes[1])
-        check_bounds('the density', actions, scaling.action_low, scaling.action_high)
+        found = finite('actions', lambda: actions, sizes[1])
+        if found.shape[:-1] != axes:
+            raise InputError(f'actions of shape {found.shape}: expected {(*axes, sizes[1])}')
+        rows = found.reshape(-1, sizes[1])
+        check_bounds('the density', rows, scaling.action_low, scaling.action_high)
         normalized = scaling.normalized(observations.reshape(-1, sizes[0]))
-        unit = unit_actions(actions, scaling.action_low, scaling.action_high)
+        unit = unit_actions(rows, scaling.action_low, scaling.action_high)
         return np.asarray(score(jnp.asarray(normalized), jnp.asarray(unit, jnp.float32))).reshape(axes)
 
     return log_prob

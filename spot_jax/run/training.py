@@ -41,7 +41,7 @@ from spot_jax.storage import checkpoint, folder
 from spot_jax.storage.metrics import MetricWriter
 from spot_jax.storage.wandb_runs import WandbRuns, require_ready
 from spot_jax.system.backend import require_device
-from spot_jax.system.errors import ALL_DIVERGED, InputError, place_of
+from spot_jax.system.errors import ALL_DIVERGED, InputError
 from spot_jax.system.workers import STOPS, refuse_a_rerun, require_guard
 
 
@@ -320,7 +320,7 @@ def run(config: ConfigDict, workdir: str | Path, dataset: Any = None) -> int:
     refuse_a_rerun()
     if isinstance(config, FrozenConfigDict):
         config = ConfigDict(config)
-    workdir = place_of(workdir)
+    workdir = folder.place_of(workdir)
     if dataset is not None:
         config = copy.deepcopy(config)
         config.dataset_id = held_id(dataset)

@@ -52,7 +52,7 @@ def open_workdir(
         return None
     stored = read_config(workdir)
     before, ours = (json.loads(c.to_json()) for c in (stored, config))
-    theirs = without_effects(before, ours)
+    theirs = with_our_means(before, ours)
     if not _is_longer(theirs, ours) or goes_on(config) != goes_on(stored):
         folder.refuse_another(theirs, ours, workdir)
     state = folder.resume(workdir, partial(check, stored, workdir))
@@ -73,8 +73,8 @@ def open_workdir(
     return state
 
 
-def without_effects(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
-    """Their config, with ours of the fields that change no result."""
+def with_our_means(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+    """Their config, with our values of the fields that change no result, `NO_EFFECT`."""
     found = copy.deepcopy(theirs)
     for path in NO_EFFECT:
         group, name = path.split('.')

@@ -75,6 +75,13 @@ def _remove_empty(folders: list[Path]) -> None:
             path.rmdir()
 
 
+def place_of(workdir: Any) -> Path:
+    """The folder that Python names as a run's; raises InputError if it names none."""
+    if not isinstance(workdir, str | os.PathLike) or not str(workdir).strip():
+        raise InputError(f'workdir={workdir!r}: name a folder')
+    return Path(workdir)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; raises InputError if there is none."""
     try:

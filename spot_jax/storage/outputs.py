@@ -18,12 +18,17 @@ def require_free(paths: Iterable[Path], overwrite: bool, option: str) -> None:
             raise InputError(f'{path} is a folder: give another {option}')
         if os.path.lexists(path) and not overwrite:
             raise InputError(f'{path} exists: give --overwrite, or another {option}')
-        try:
-            above = next(folder for folder in path.parents if folder.exists())
-        except OSError as error:
-            raise InputError(f'cannot write {path}: {error.strerror}') from error
-        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-            raise InputError(f'cannot write in {above}: give another {option}')
+        require_writable(path, f'give another {option}')
+
+
+def require_writable(path: Path, advice: str) -> None:
+    """Raises InputError, with `advice`, if nothing can be made at a path: before the work, not after it."""
+    try:
+        above = next(folder for folder in path.parents if folder.exists())
+    except OSError as error:
+        raise InputError(f'cannot write {path}: {error.strerror}') from error
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f'cannot write in {above}: {advice}')
 
 
 def write_all(folder: Path, files: Mapping[str, bytes]) -> Iterator[Path]:

@@ -4,8 +4,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import spot_jax
 
@@ -14,13 +12,6 @@ ALL_DIVERGED = 3  # exit status of a training, beside those of `exit_status`
 
 class InputError(Exception):
     """Something the user gave is wrong: the message says what, what was expected and what to do."""
-
-
-def place_of(workdir: Any) -> Path:
-    """The folder that Python names as a run's; raises InputError if it names none."""
-    if not isinstance(workdir, str | os.PathLike) or not str(workdir).strip():
-        raise InputError(f'workdir={workdir!r}: name a folder')
-    return Path(workdir)
 
 
 def printable(text: str) -> str:

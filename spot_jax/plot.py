@@ -16,7 +16,7 @@ import gymnasium as gym
 import numpy as np
 
 from spot_jax.acting import environments, evaluation
-from spot_jax.acting.tasks import Reference, Task, task_of
+from spot_jax.acting.tasks import Task, recorded_reference, task_of
 from spot_jax.pictures.curves import Curve, choose_metric, draw_curves, learning_curves, setting_labels
 from spot_jax.pictures.densities import draw_densities
 from spot_jax.pictures.mazes import Rollouts, draw_rollouts
@@ -51,8 +51,8 @@ class RunFolder(NamedTuple):
 def _reference(workdir: Path) -> str:
     """The reference returns of a run that has ended, in words; '' if there are none."""
     try:
-        return str(Reference(**read_json(workdir / 'results.json')['reference_returns']))
-    except (InputError, ValueError, LookupError, TypeError):  # not there, of an older version, without any
+        return str(recorded_reference(read_json(workdir / 'results.json')) or '')
+    except (InputError, ValueError):  # it is not there, or damaged
         return ''
 
 

@@ -232,6 +232,20 @@ def reference(environment_id: str | None, metadata: Mapping[str, Any], is_maze: 
     return Reference(float(numbers[0]), float(numbers[1]), "the dataset's metadata")
 
 
+def recorded_reference(results: Mapping[str, Any]) -> Reference | None:
+    """What a run's results.json says that its scores are measured by; raises ValueError if that makes no sense."""
+    found = results.get('reference_returns')
+    if found is None:
+        return None
+    try:
+        recorded = Reference(float(found['random']), float(found['expert']), str(found['source']))
+    except (TypeError, LookupError, ValueError) as error:
+        raise ValueError(f'its reference_returns make no sense: {found!r:.80}') from error
+    if not -math.inf < recorded.random < recorded.expert < math.inf:
+        raise ValueError(f'its reference_returns make no sense: {found!r:.80}')
+    return recorded
+
+
 def normalized_score(found: Reference | None, returns: Any, successes: Any | None) -> float | None:
     """D4RL's score, 100·(return − random)/(expert − random), or None where there are no reference returns."""
     if found is None:

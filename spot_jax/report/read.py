@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from spot_jax.acting.tasks import Reference
+from spot_jax.acting.tasks import recorded_reference
 from spot_jax.core.fields import LARGE
 from spot_jax.methods import METHODS, options
 from spot_jax.population.members import Member
 from spot_jax.run.config import members, require
 from spot_jax.run.workdir import read_config
 from spot_jax.storage.folder import read_json, read_rows
-from spot_jax.system.errors import InputError, first_line, printable
+from spot_jax.system.errors import InputError, printable
 
 SCORES = ('normalized_score', 'success_rate', 'return')
 
@@ -124,14 +124,12 @@ def read_results(workdir: Path, config: ConfigDict) -> Results:
         seconds = _named(found.get('wall_clock_s'), int | float, 'wall_clock_s')  # type: ignore[arg-type]
         seconds = {name: _number(value, f'wall_clock_s of {name}', 0) for name, value in seconds.items()}
         versions = _named(found.get('versions', {}), str, 'versions')
-        returns = found.get('reference_returns')
-        reference = None if returns is None else printable(str(Reference(**returns)))
-    except InputError as error:
+        reference = recorded_reference(found)
+    except (InputError, ValueError) as error:
         raise InputError(f'{path} makes no sense: {error}') from error
-    except (TypeError, ValueError) as error:  # of Reference
-        raise InputError(f'{path} makes no sense: its reference_returns are {first_line(error)}') from error
+    measured_by = None if reference is None else printable(str(reference))
     return Results(
-        policies, printable(str(sha256)), environment and printable(environment), reference, seconds, versions
+        policies, printable(str(sha256)), environment and printable(environment), measured_by, seconds, versions
     )
 
 

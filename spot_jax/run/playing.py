@@ -1,13 +1,12 @@
 """Where a run's policies are played again: as its data say, or, where these are gone, as its results do."""
 
 import json
-import math
 import os
 from pathlib import Path
 
 from gymnasium.envs.registration import EnvSpec
 
-from spot_jax.acting.tasks import Reference, Task
+from spot_jax.acting.tasks import Reference, Task, recorded_reference
 from spot_jax.data.load import evaluation_spec, open_minari, reference_of
 from spot_jax.data.store import root
 from spot_jax.recipes import provide
@@ -19,17 +18,12 @@ def _recorded(workdir: Path) -> tuple[EnvSpec | None, Reference | None]:
     """What a finished run's results say; older ones do not tell of the whole environment. Raises InputError."""
     path = workdir / 'results.json'
     results = read_json(path) if os.path.lexists(path) else {}
-    environment, returns = results.get('environment'), results.get('reference_returns')
+    environment = results.get('environment')
     try:
         spec = None if environment is None else EnvSpec.from_json(json.dumps(environment))
-        if returns is None:
-            return spec, None
-        found = Reference(float(returns['random']), float(returns['expert']), str(returns['source']))
-        if not -math.inf < found.random < found.expert < math.inf:
-            raise ValueError('its reference_returns make no sense')
+        return spec, recorded_reference(results)
     except Exception as error:  # gymnasium raises many kinds
         raise InputError(f'{path} is damaged ({first_line(error)}): put it back, or move it away') from error
-    return spec, found
 
 
 def environment_of(workdir: Path, dataset_id: str, task: Task) -> tuple[EnvSpec, Reference | None]:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from spot_jax.acting.evaluation import Episodes, summary
-from spot_jax.acting.tasks import Reference
+from spot_jax.acting.tasks import Reference, recorded_reference
 from spot_jax.core.method import Method
 from spot_jax.population.members import Member, Population
 from spot_jax.population.program import PhaseState
@@ -140,8 +140,7 @@ def table(results: Mapping[str, Any]) -> str:
         text = '  '.join('      -' if c is None else f'{c:7.2f}' for c in cells)
         values = '  '.join(f'{m["hyperparameters"][n]:{len(title)}g}' for n, title in zip(shown, titles, strict=True))
         lines.append(f'{i:6d}  {m["seed"]:4d}  {values}  {m["status"]:9s}  {text}')
-    if results.get('reference_returns') and any(
-        m['evaluation']['normalized_score'] is not None for m in results['members']
-    ):
-        lines.append(f'score: {Reference(**results["reference_returns"])}')
+    reference = recorded_reference(results)
+    if reference and any(m['evaluation']['normalized_score'] is not None for m in results['members']):
+        lines.append(f'score: {reference}')
     return '\n'.join(lines)

@@ -3,6 +3,7 @@
 import pytest
 
 from experiments import antmaze, mujoco, pointmaze
+from spot_jax.methods import METHODS
 from spot_jax.recipes import RECIPES
 from spot_jax.run.config import validate
 from spot_jax.system.errors import InputError
@@ -53,6 +54,15 @@ def test_fine_tuning_as_in_the_paper():
     assert antmaze.get_config('large-play,iql,finetune').online.discount is None  # it is SPOT's
     with pytest.raises(InputError, match=r"no option 'finetun' .*: choose one of d4rl, plus, finetune"):
         antmaze.get_config('umaze,finetun')
+
+
+def test_critics_of_all_methods_are_the_same_on_pointmaze_large():
+    config = pointmaze.get_config('large,td3_bc')
+    assert (config.method, config.offline.steps, config.td3_bc.actor_lr) == ('td3_bc', 30_000, 3e-4)
+    for settings in (config, *(config[name] for name in METHODS if name not in ('spot', 'bc', 'percent_bc', 'dt'))):
+        assert (settings.discount, settings.tau) == (0.995, 0.05)
+    assert (config.critic.lr, config.iql.critic_lr, config.iql.value_lr, config.cql.critic_lr) == (1e-3,) * 4
+    assert pointmaze.get_config('medium').td3_bc.tau == 0.005
 
 
 def test_spot_plus():

@@ -38,7 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # At a weight of 0.25, success comes and goes.
     'umaze': {'regularizer.weight': 0.1, 'offline.steps': 10_000, 'evaluation.interval': 2000},
     'medium': {'regularizer.weight': 0.05, 'offline.steps': 20_000},
-    # Success comes and goes. Q's differences between actions are a few thousandths of it: a larger weight outweighs them.
+    # Q's differences between actions are a few thousandths of Q: a larger weight outweighs them.
     'large': {'regularizer.weight': 0.005, 'actor.lr': 1e-4, 'offline.steps': 20_000, **LARGE_CRITICS},
 }
 

@@ -1,6 +1,7 @@
 """`python -m spot_jax.plot DIR... [--metric=training/q]`: pictures of runs, also of those that are still training.
 
-`learning_curves.png` has a metric against gradient steps, `rollouts.png` episodes of a trained policy in its maze;
+`learning_curves.png` has a metric against gradient steps, `rollouts.png` episodes of a trained policy in its maze, over
+where its data have been;
 with `--density`, `densities.png` has log-densities of actions under the data's policy.
 """
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from spot_jax.acting import environments, evaluation
 from spot_jax.acting.tasks import Task, recorded_reference, task_of
+from spot_jax.data.positions import visited
 from spot_jax.pictures.curves import Curve, choose_metric, draw_curves, learning_curves, setting_labels
 from spot_jax.pictures.densities import draw_densities
 from spot_jax.pictures.mazes import Rollouts, draw_rollouts
@@ -117,6 +119,7 @@ def roll_out(run: RunFolder, member: int, num_episodes: int, trusted: bool = Fal
         [np.array(env.paths[i]) for env, i in played],
         reached,
         np.array([env.goals[i] for env, i in played]),
+        visited=visited(run.dataset_id),
     )
 
 

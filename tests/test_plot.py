@@ -5,13 +5,16 @@ import json
 import shutil
 
 import gymnasium as gym
+import minari
 import numpy as np
 import pytest
+from matplotlib.collections import QuadMesh
 from PIL import Image
 
 from spot_jax import evaluate, plot
 from spot_jax.acting import environments
 from spot_jax.acting.tasks import TASKS
+from spot_jax.data.positions import visited
 from spot_jax.methods.spot import Hyperparameters
 from spot_jax.pictures import curves, mazes, style
 from spot_jax.system.errors import InputError
@@ -126,6 +129,22 @@ def test_rollouts_are_the_episodes_of_evaluate(finished, monkeypatch, capsys):
         figure = mazes.draw_rollouts([played] * number)
         style.png(figure)
         assert all(axes.title.get_window_extent().y1 < figure.bbox.height for axes in figure.axes)
+
+
+def test_the_data_lie_behind_the_paths(finished):
+    run = plot.read_run(finished, 'tiny')
+    played = plot.roll_out(run, 0, 2)
+    episodes = minari.load_dataset(run.dataset_id).iterate_episodes()
+    np.testing.assert_array_equal(played.visited, np.concatenate([e.observations['achieved_goal'] for e in episodes]))
+    centre = played.maze.x_map_center, played.maze.y_map_center
+    played = played._replace(visited=np.array([[0.01, 0.01], [0.02, 0.02], [-0.01, 0.01]]))
+    (mesh,) = [c for c in mazes.draw_rollouts([played]).axes[0].collections if isinstance(c, QuadMesh)]
+    counts = np.ma.filled(mesh.get_array(), 0)  # [rows of y, columns of x]
+    row, column = (round(c * mazes.BINS / played.maze.maze_size_scaling) for c in centre[::-1])
+    assert (counts.sum(), counts[row, column], counts[row, column - 1]) == (3, 2, 1)
+    without = mazes.draw_rollouts([played._replace(visited=None)])
+    assert not any(isinstance(c, QuadMesh) for c in without.axes[0].collections)
+    assert visited('spot_jax/pointmaze/none-v0') is None
 
 
 def test_unfinished_run_beside_a_finished_one(finished, tmp_path, capsys):

@@ -13,6 +13,7 @@ from spot_jax.acting.env_pool import TIMEOUT, bounded
 from spot_jax.acting.environments import maker
 from spot_jax.acting.tasks import TASKS, goal_reached
 from spot_jax.data.load import evaluation_spec, open_minari
+from spot_jax.data.positions import path_of, some_episodes
 from spot_jax.datasets.gait import describe_gait, gait
 from spot_jax.datasets.listing import printable
 from spot_jax.pictures.mazes import Rollouts, draw_rollouts
@@ -93,23 +94,14 @@ def _maze_of(data: Any) -> Any:
     return bounded(found, TIMEOUT)
 
 
-def _path(observations: Any) -> np.ndarray | None:
-    """The positions [T + 1, 2] in an episode's observations, None if they have none."""
-    if isinstance(observations, Mapping):
-        observations = observations.get('achieved_goal')
-    path = np.asarray(observations) if isinstance(observations, np.ndarray) else np.empty(0)
-    return path[:, :2] if path.ndim == 2 and path.shape[1] >= 2 else None
-
-
 def maze_panel(data: Any) -> Rollouts | None:
     """A maze dataset's episodes, at most `MAX_PATHS` of them, evenly over it; None if it is of no maze."""
     found = _maze_of(data)
     if found is None:
         return None
     maze, goal = found
-    indices = np.unique(np.linspace(0, data.total_episodes - 1, MAX_PATHS).astype(int))
-    episodes = list(data.iterate_episodes(data.episode_indices[indices]))
-    paths = [path for path in (_path(e.observations) for e in episodes) if path is not None]
+    episodes = some_episodes(data, MAX_PATHS)
+    paths = [path for path in (path_of(e.observations) for e in episodes) if path is not None]
     if len(paths) < len(episodes):
         return None
     own = [e.infos['goal'][0] for e in episodes if isinstance(e.infos, Mapping) and 'goal' in e.infos]

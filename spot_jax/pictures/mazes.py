@@ -6,14 +6,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.collections import LineCollection, PatchCollection
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Circle, Rectangle
+from matplotlib.patches import Circle, Patch, Rectangle
 
 from spot_jax.acting.environments import GOAL_RADIUS
 from spot_jax.pictures.style import COLORS, legend
 
 REACHED, FAILED, GOAL, WALL = COLORS[0], COLORS[1], COLORS[2], '#c8c8c8'
+DATA = LinearSegmentedColormap.from_list('data', ['#f6eccb', '#e8d089'])  # where they are few, where they are many
+BINS = 20  # of positions, along a cell
 
 
 class Rollouts(NamedTuple):
@@ -25,6 +28,7 @@ class Rollouts(NamedTuple):
     reached: np.ndarray  # [E]
     goals: np.ndarray  # [E, 2], of the evaluation
     own_goals: np.ndarray | None = None  # [E, 2], where a dataset's episodes were going
+    visited: np.ndarray | None = None  # [N, 2], where the data have been that a policy learned from
 
 
 def wall_corners(maze: Any) -> np.ndarray:
@@ -50,6 +54,10 @@ def draw_rollouts(panels: Sequence[Rollouts]) -> Figure:
         walls = [Rectangle(corner, size, size) for corner in wall_corners(maze)]
         # Without antialiasing: else neighbouring squares show a seam.
         axes.add_collection(PatchCollection(walls, facecolor=WALL, linewidth=0, antialiased=False))
+        if panel.visited is not None:
+            x, y = panel.visited.T
+            edges = [np.arange(-c, c + 0.01, size / BINS) for c in (maze.x_map_center, maze.y_map_center)]
+            axes.hist2d(x, y, edges, cmin=1, norm='log', cmap=DATA, zorder=0)
         for goal in np.unique(panel.goals, axis=0):
             style = {'facecolor': GOAL + '40', 'edgecolor': GOAL, 'linewidth': 1.5, 'zorder': 3}
             axes.add_patch(Circle(goal, GOAL_RADIUS, **style))
@@ -78,5 +86,7 @@ def draw_rollouts(panels: Sequence[Rollouts]) -> Figure:
     if has_own_goals:
         handles[1].set_label("the evaluation's goal")
         handles[2:2] = [Line2D([], [], color=GOAL, marker='x', linestyle='none', label="an episode's own goal")]
+    if any(panel.visited is not None for panel in panels):
+        handles.append(Patch(color=DATA(1.0), label='the data'))
     legend(figure, handles, math.ceil(len(handles) / legend_rows))
     return figure

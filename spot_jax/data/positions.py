@@ -1,0 +1,37 @@
+"""Where a maze's dataset has been."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from spot_jax.data.load import open_minari
+from spot_jax.data.store import root
+
+MAX_EPISODES = 1000  # whose positions are looked at
+
+
+def path_of(observations: Any) -> np.ndarray | None:
+    """The positions [T + 1, 2] in an episode's observations; None if they have none."""
+    if isinstance(observations, Mapping):
+        observations = observations.get('achieved_goal')
+    path = np.asarray(observations) if isinstance(observations, np.ndarray) else np.empty(0)
+    return path[:, :2] if path.ndim == 2 and path.shape[1] >= 2 else None
+
+
+def some_episodes(data: Any, most: int) -> list[Any]:
+    """At most so many episodes of a Minari dataset, evenly over it."""
+    indices = np.unique(np.linspace(0, data.total_episodes - 1, most).astype(int))
+    return list(data.iterate_episodes(data.episode_indices[indices]))
+
+
+def visited(dataset_id: str) -> np.ndarray | None:
+    """Positions [N, 2] of a maze's dataset, of at most `MAX_EPISODES`; None if it is not here or cannot be read."""
+    if not (root() / dataset_id / 'data').exists():
+        return None
+    try:
+        paths = [path_of(episode.observations) for episode in some_episodes(open_minari(dataset_id), MAX_EPISODES)]
+    except Exception:  # damaged files make Minari and h5py raise many kinds
+        return None
+    found = [path for path in paths if path is not None and np.isfinite(path).all()]
+    return np.concatenate(found) if found else None

@@ -21,7 +21,7 @@ from spot_jax.acting.tasks import Task, recorded_reference, task_of
 from spot_jax.data.positions import visited
 from spot_jax.pictures.curves import Curve, choose_metric, draw_curves, learning_curves, setting_labels
 from spot_jax.pictures.densities import draw_densities
-from spot_jax.pictures.mazes import Rollouts, draw_rollouts
+from spot_jax.pictures.mazes import Rollouts, draw_rollouts, share_outside
 from spot_jax.pictures.style import png
 from spot_jax.population.members import Member
 from spot_jax.run import policy
@@ -113,7 +113,7 @@ def roll_out(run: RunFolder, member: int, num_episodes: int, trusted: bool = Fal
     evaluator.close()
     [played] = evaluation.played_by(envs, 1, num_episodes)
     reached = episodes.successes[0] > 0
-    return Rollouts(
+    found = Rollouts(
         f'{_label(run, member)}\n{reached.sum()} of {num_episodes} episodes reach the goal',
         envs[0].unwrapped.maze,
         [np.array(env.paths[i]) for env, i in played],
@@ -121,6 +121,9 @@ def roll_out(run: RunFolder, member: int, num_episodes: int, trusted: bool = Fal
         np.array([env.goals[i] for env, i in played]),
         visited=visited(run.dataset_id),
     )
+    if found.visited is None:
+        return found
+    return found._replace(title=f'{found.title}\n{share_outside(found):.0%} of steps where the data have not been')
 
 
 def read_runs(workdirs: Sequence[Path], member: int) -> list[RunFolder]:

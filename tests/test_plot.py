@@ -120,7 +120,8 @@ def test_rollouts_are_the_episodes_of_evaluate(finished, monkeypatch, capsys):
     words = f'length {np.mean(lengths):.1f}, success_rate {played.reached.mean():.2f}'
     assert words in capsys.readouterr().out
     outcome = f'{played.reached.sum()} of 12 episodes reach the goal'
-    assert played.title == f'tiny, seed 1\n{outcome}'
+    outside = f'{mazes.share_outside(played):.0%} of steps where the data have not been'
+    assert played.title == f'tiny, seed 1\n{outcome}\n{outside}'
     starts = np.array([path[0] for path in played.paths])
     assert np.abs(starts - played.maze.cell_rowcol_to_xy((1, 1))).max() <= 0.25  # the reset's jitter
     assert len(np.unique(starts, axis=0)) == 12
@@ -142,6 +143,8 @@ def test_the_data_lie_behind_the_paths(finished):
     counts = np.ma.filled(mesh.get_array(), 0)  # [rows of y, columns of x]
     row, column = (round(c * mazes.BINS / played.maze.maze_size_scaling) for c in centre[::-1])
     assert (counts.sum(), counts[row, column], counts[row, column - 1]) == (3, 2, 1)
+    played = played._replace(paths=[np.array([[0.015, 0.03], [0.06, 0.01]]), np.array([[-0.04, 0.04]])])
+    assert mazes.share_outside(played) == pytest.approx(1 / 3)
     without = mazes.draw_rollouts([played._replace(visited=None)])
     assert not any(isinstance(c, QuadMesh) for c in without.axes[0].collections)
     assert visited('spot_jax/pointmaze/none-v0') is None

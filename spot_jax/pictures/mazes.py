@@ -38,6 +38,19 @@ def wall_corners(maze: Any) -> np.ndarray:
     return np.stack([columns * size - maze.x_map_center, maze.y_map_center - (rows + 1) * size], axis=-1)
 
 
+def _bins(maze: Any) -> list[np.ndarray]:
+    """The edges of the bins of positions, in x and in y."""
+    return [np.arange(-c, c + 0.01, maze.maze_size_scaling / BINS) for c in (maze.x_map_center, maze.y_map_center)]
+
+
+def share_outside(rollouts: Rollouts) -> float:
+    """Which share of the paths' positions lies in bins where the data have not been."""
+    assert rollouts.visited is not None
+    (x, y), (data_x, data_y), bins = np.concatenate(rollouts.paths).T, rollouts.visited.T, _bins(rollouts.maze)
+    steps, data = np.histogram2d(x, y, bins)[0], np.histogram2d(data_x, data_y, bins)[0]
+    return float(steps[data == 0].sum() / steps.sum())
+
+
 def draw_rollouts(panels: Sequence[Rollouts]) -> Figure:
     """The picture of episodes in mazes, a panel each."""
     rows = math.ceil(len(panels) / 3)
@@ -47,7 +60,7 @@ def draw_rollouts(panels: Sequence[Rollouts]) -> Figure:
     tallest = max(panel.maze.map_length / panel.maze.map_width for panel in panels)
     title_lines = max(panel.title.count('\n') + 1 for panel in panels)
     legend_rows = 2 if columns == 1 or (has_own_goals and columns == 2) else 1
-    height = 0.3 + 0.2 * legend_rows + rows * (0.5 + 0.2 * title_lines + tallest * (width - 0.6) / columns)
+    height = 0.3 + 0.2 * legend_rows + rows * (0.5 + 0.22 * title_lines + tallest * (width - 0.6) / columns)
     figure = Figure(figsize=(width, height), layout='constrained')
     for i, panel in enumerate(panels):
         axes, maze, size = figure.add_subplot(rows, columns, i + 1), panel.maze, panel.maze.maze_size_scaling
@@ -56,8 +69,7 @@ def draw_rollouts(panels: Sequence[Rollouts]) -> Figure:
         axes.add_collection(PatchCollection(walls, facecolor=WALL, linewidth=0, antialiased=False))
         if panel.visited is not None:
             x, y = panel.visited.T
-            edges = [np.arange(-c, c + 0.01, size / BINS) for c in (maze.x_map_center, maze.y_map_center)]
-            axes.hist2d(x, y, edges, cmin=1, norm='log', cmap=DATA, zorder=0)
+            axes.hist2d(x, y, _bins(maze), cmin=1, norm='log', cmap=DATA, zorder=0)
         for goal in np.unique(panel.goals, axis=0):
             style = {'facecolor': GOAL + '40', 'edgecolor': GOAL, 'linewidth': 1.5, 'zorder': 3}
             axes.add_patch(Circle(goal, GOAL_RADIUS, **style))
@@ -77,7 +89,7 @@ def draw_rollouts(panels: Sequence[Rollouts]) -> Figure:
         axes.set_xlabel('x (m)')
         axes.set_ylabel('y (m)' if i % columns == 0 else '')
         axes.set_title(panel.title, fontsize=10)
-    handles = [
+    handles: list[Any] = [
         Line2D([], [], color='black', marker='o', markersize=4, linestyle='none', label='start'),
         Line2D([], [], color=GOAL, marker='o', markersize=9, fillstyle='none', linestyle='none', label='goal'),
         Line2D([], [], color=REACHED, label='reaches it'),

@@ -123,7 +123,7 @@ def roll_out(run: RunFolder, member: int, num_episodes: int, trusted: bool = Fal
     )
     if found.visited is None:
         return found
-    return found._replace(title=f'{found.title}\n{share_outside(found):.0%} of steps where the data have not been')
+    return found._replace(title=f'{found.title}\n{share_outside(found):.0%} of steps outside the data')
 
 
 def read_runs(workdirs: Sequence[Path], member: int) -> list[RunFolder]:

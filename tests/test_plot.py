@@ -120,7 +120,7 @@ def test_rollouts_are_the_episodes_of_evaluate(finished, monkeypatch, capsys):
     words = f'length {np.mean(lengths):.1f}, success_rate {played.reached.mean():.2f}'
     assert words in capsys.readouterr().out
     outcome = f'{played.reached.sum()} of 12 episodes reach the goal'
-    outside = f'{mazes.share_outside(played):.0%} of steps where the data have not been'
+    outside = f'{mazes.share_outside(played):.0%} of steps outside the data'
     assert played.title == f'tiny, seed 1\n{outcome}\n{outside}'
     starts = np.array([path[0] for path in played.paths])
     assert np.abs(starts - played.maze.cell_rowcol_to_xy((1, 1))).max() <= 0.25  # the reset's jitter

@@ -60,7 +60,7 @@ def draw_rollouts(panels: Sequence[Rollouts]) -> Figure:
     tallest = max(panel.maze.map_length / panel.maze.map_width for panel in panels)
     title_lines = max(panel.title.count('\n') + 1 for panel in panels)
     legend_rows = 2 if columns == 1 or (has_own_goals and columns == 2) else 1
-    height = 0.4 + 0.2 * legend_rows + rows * (0.5 + 0.22 * title_lines + tallest * (width - 0.6) / columns)
+    height = 0.4 + 0.2 * legend_rows + rows * (0.6 + 0.22 * title_lines + tallest * (width / columns - 0.45))
     figure = Figure(figsize=(width, height), layout='constrained')
     for i, panel in enumerate(panels):
         axes, maze, size = figure.add_subplot(rows, columns, i + 1), panel.maze, panel.maze.maze_size_scaling

@@ -6,10 +6,11 @@ with `--density`, `densities.png` has log-densities of actions under the data's 
 """
 
 import argparse
+import functools
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,8 +93,17 @@ def _label(run: RunFolder, member: int) -> str:
     return textwrap.fill(', '.join(filter(None, [run.name, setting, f'seed {run.members[member].seed}'])), 42)
 
 
-def roll_out(run: RunFolder, member: int, num_episodes: int, trusted: bool = False) -> Rollouts:
-    """Plays episodes of a maze's policy; raises InputError if the policy or the environment is not there."""
+def roll_out(
+    run: RunFolder,
+    member: int,
+    num_episodes: int,
+    trusted: bool = False,
+    positions: Callable[[str], np.ndarray | None] = visited,
+) -> Rollouts:
+    """Plays episodes of a maze's policy; raises InputError if the policy or the environment is not there.
+
+    `positions` says where a dataset has been.
+    """
     config, state = read_trained(run.workdir)
     act, options = policy.players(config, state, [member]), config['evaluation']
     spec, _ = environment_of(run.workdir, run.dataset_id, run.task)
@@ -119,7 +129,7 @@ def roll_out(run: RunFolder, member: int, num_episodes: int, trusted: bool = Fal
         [np.array(env.paths[i]) for env, i in played],
         reached,
         np.array([env.goals[i] for env, i in played]),
-        visited=visited(run.dataset_id),
+        visited=positions(run.dataset_id),
     )
     if found.visited is None:
         return found
@@ -168,11 +178,11 @@ def plot(
             curves += learning_curves(run.rows, metric, run.name if len(runs) > 1 else '')
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f'{run.workdir / "metrics.csv"} is damaged: {error}') from error
-    panels = []
+    panels, positions = [], functools.cache(visited)  # runs beside each other often share their data
     for run in runs:
         if run.task.is_maze:
             try:
-                panels.append(roll_out(run, member, num_episodes, trusted))
+                panels.append(roll_out(run, member, num_episodes, trusted, positions))
             except InputError as error:
                 print(f'{run.name} is not in rollouts.png: {error}', file=sys.stderr)
     title = ', '.join(dict.fromkeys(run.dataset_id for run in runs))

@@ -1,6 +1,6 @@
 """Where a maze's dataset has been."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,10 @@ def path_of(observations: Any) -> np.ndarray | None:
     return path[:, :2] if path.ndim == 2 and path.shape[1] >= 2 else None
 
 
-def some_episodes(data: Any, most: int) -> list[Any]:
+def some_episodes(data: Any, most: int) -> Iterator[Any]:
     """At most so many episodes of a Minari dataset, evenly over it."""
     indices = np.unique(np.linspace(0, data.total_episodes - 1, most).astype(int))
-    return list(data.iterate_episodes(data.episode_indices[indices]))
+    return data.iterate_episodes(data.episode_indices[indices])
 
 
 def visited(dataset_id: str) -> np.ndarray | None:

@@ -100,7 +100,7 @@ def maze_panel(data: Any) -> Rollouts | None:
     if found is None:
         return None
     maze, goal = found
-    episodes = some_episodes(data, MAX_PATHS)
+    episodes = list(some_episodes(data, MAX_PATHS))
     paths = [path for path in (path_of(e.observations) for e in episodes) if path is not None]
     if len(paths) < len(episodes):
         return None

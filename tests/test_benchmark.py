@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from experiments import antmaze
-from spot_jax.benchmark import methods, products, rounding, scaling
+from spot_jax.benchmark import products, rounding, scaling
 from spot_jax.benchmark.__main__ import main
 from spot_jax.benchmark.phases import random_rows, update_flops
 from spot_jax.core.networks import CVAE, DoubleCritic
 from spot_jax.core.types import unpack
-from spot_jax.methods import METHODS, spot
+from spot_jax.methods import spot
 from spot_jax.methods.density import cvae_loss_fn
 from spot_jax.population import program
 from spot_jax.run.config import members
@@ -199,12 +199,19 @@ def test_scaling_command(tmp_path, monkeypatch):
     assert picture.read_bytes().startswith(b'\x89PNG')
 
 
-def test_methods_command(tmp_path, monkeypatch):
-    monkeypatch.setattr(methods, 'METHODS', {name: METHODS[name] for name in ('spot', 'bc')})
+def test_methods_command(tmp_path, capsys):
     path = tmp_path / 'figures.json'
     command = [f'--config={EXPERIMENTS}/pointmaze.py:umaze', '--observation-dim=4', '--action-dim=2', '--methods']
-    assert main([*command, '--steps=4', '--rounds=1', '--members=2', f'--json={path}']) == 0
+    short = ['--steps=4', '--rounds=1', '--members=2', f'--json={path}']
+    assert main([*command, *short, '--only=^(spot|bc)$']) == 0
     _, *rows = json.loads(path.read_text())
-    assert [row['case'] for row in rows] == ['spot M=2', 'spot cvae', 'bc M=2']
+    assert [row['case'] for row in rows] == ['spot M=2', 'spot | products', 'spot cvae', 'bc M=2', 'bc | products']
+    assert rows[-1]['gflop_per_update'] == rows[-2]['gflop_per_update']
+    share = f'{100 * rows[-2]["updates_per_s"] / rows[-1]["updates_per_s"]:.0f}%'
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith('bc M=2')]
+    assert share in line.split()
     actor = 4 * 256 + 256 * 256 + 256 * 2
     assert rows[-1]['gflop_per_update'] == pytest.approx(256 * 2 * (3 * actor - 4 * 256) / 1e9)
+    for only, words in {'(': "'(' is no regular expression", 'none': 'the name of no method: spot, bc'}.items():
+        assert main([*command, f'--only={only}']) == 2
+        assert words in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """What `benchmark --gpu` makes of its cases and of a profile; the GPU itself is not tested."""
 
 import json
+import re
 
 import pytest
 
@@ -14,7 +15,7 @@ def fail():
 
 def test_report_is_whole_after_each_case_and_outlives_errors(tmp_path, capsys):
     path = tmp_path / 'gpu.json'
-    report = gpu.Report(path, 100, 'one|bad|late')
+    report = gpu.Report(path, 100, re.compile('one|bad|late'))
     report.attempt('one', lambda: {'updates_per_s': 2.0}, 1)
     assert [row['case'] for row in json.loads(path.read_text())] == ['one']
     report.attempt('unwanted', fail, 1)

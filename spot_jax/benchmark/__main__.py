@@ -23,7 +23,7 @@ from spot_jax.benchmark.timing import measure
 from spot_jax.methods import spot
 from spot_jax.pictures.style import png
 from spot_jax.run.config_files import read_config
-from spot_jax.system.arguments import Parser, place, several, whole
+from spot_jax.system.arguments import Parser, pattern, place, several, whole
 from spot_jax.system.errors import InputError
 
 NO_TORCH = "the baseline needs torch: pip install '.[benchmark]', or leave it out with --no-torch"
@@ -167,7 +167,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--kernels', action='store_true', help='only count the kernels of a GPU (none is needed)')
     parser.add_argument('--gpu', action='store_true', help='all that a GPU can be asked, within --limit')
     parser.add_argument('--limit', type=whole(1), default=540, help='seconds that --gpu may take')
-    parser.add_argument('--only', default='', help='of --gpu, the cases whose names this regular expression finds')
+    parser.add_argument(
+        '--only', type=pattern, default='', help='of --gpu the cases, of --methods the methods that this regex finds'
+    )
     parser.add_argument(
         '--matmul', type=whole(1, 65_536), default=gpu.MATMUL, help='size of the product that --gpu compares with'
     )

@@ -55,13 +55,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
 class Report:
     """The rows so far, in a file that is whole after each, and the time that is left."""
 
-    def __init__(self, path: Path | None, limit_s: float, only: str):
+    def __init__(self, path: Path | None, limit_s: float, only: re.Pattern[str]):
         self.rows: list[dict[str, Any]] = []
         self._path, self._limit_s, self._only, self._start = path, limit_s, only, time.monotonic()
 
     def attempt(self, name: str, measure: Callable[[], dict[str, Any]], seconds: float) -> None:
         """Adds what `measure` found, its error, or that it would not fit: it takes about so many seconds."""
-        if not re.search(self._only, name):
+        if not self._only.search(name):
             return
         left = self._limit_s - (time.monotonic() - self._start)
         if left < seconds:

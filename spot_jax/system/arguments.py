@@ -1,6 +1,7 @@
 """Command lines whose mistakes are told of in one line: an argparse parser, and what its options take."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,14 @@ def place(text: str) -> Path:
     if not (text.strip() and text.isprintable()):
         raise argparse.ArgumentTypeError(f'{text[:40]!r} is no name of a file or folder')
     return Path(text)
+
+
+def pattern(text: str) -> re.Pattern[str]:
+    """An option's type: a regular expression."""
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f'{text[:40]!r} is no regular expression: {error}') from error
 
 
 def png_file(text: str) -> Path:

@@ -93,12 +93,21 @@ def _label(run: RunFolder, member: int) -> str:
     return textwrap.fill(', '.join(filter(None, [run.name, setting, f'seed {run.members[member].seed}'])), 42)
 
 
+def _visited(dataset_id: str) -> np.ndarray | None:
+    """As `visited`, but says so where a dataset that is here cannot be read."""
+    try:
+        return visited(dataset_id)
+    except InputError as error:
+        print(f'rollouts.png does not show where the data have been: {error}', file=sys.stderr)
+        return None
+
+
 def roll_out(
     run: RunFolder,
     member: int,
     num_episodes: int,
     trusted: bool = False,
-    positions: Callable[[str], np.ndarray | None] = visited,
+    positions: Callable[[str], np.ndarray | None] = _visited,
 ) -> Rollouts:
     """Plays episodes of a maze's policy; raises InputError if the policy or the environment is not there.
 
@@ -178,7 +187,7 @@ def plot(
             curves += learning_curves(run.rows, metric, run.name if len(runs) > 1 else '')
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f'{run.workdir / "metrics.csv"} is damaged: {error}') from error
-    panels, positions = [], functools.cache(visited)  # runs beside each other often share their data
+    panels, positions = [], functools.cache(_visited)  # runs beside each other often share their data
     for run in runs:
         if run.task.is_maze:
             try:

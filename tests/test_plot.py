@@ -2,9 +2,11 @@
 
 import csv
 import json
+import os
 import shutil
 
 import gymnasium as gym
+import h5py
 import minari
 import numpy as np
 import pytest
@@ -148,6 +150,21 @@ def test_the_data_lie_behind_the_paths(finished):
     without = mazes.draw_rollouts([played._replace(visited=None)])
     assert not any(isinstance(c, QuadMesh) for c in without.axes[0].collections)
     assert visited('spot_jax/pointmaze/none-v0') is None
+
+
+def test_damaged_data_are_told_of_and_left_out(finished, tmp_path, monkeypatch, capsys):
+    run = plot.read_run(finished, 'tiny')
+    shutil.copytree(os.environ['MINARI_DATASETS_PATH'], tmp_path / 'datasets')
+    monkeypatch.setenv('MINARI_DATASETS_PATH', str(tmp_path / 'datasets'))
+    file = tmp_path / 'datasets' / run.dataset_id / 'data' / 'main_data.hdf5'
+    with h5py.File(file, 'r+') as data:
+        del data['episode_0/observations']
+    with pytest.raises(InputError, match=run.dataset_id):
+        visited(run.dataset_id)
+    assert plot.main([str(finished), '--episodes=2', f'--output={tmp_path / "pictures"}']) == 0
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith('rollouts.png does not show where the data have been: ')
+    assert (tmp_path / 'pictures' / 'rollouts.png').exists()
 
 
 def test_unfinished_run_beside_a_finished_one(finished, tmp_path, capsys):

@@ -7,6 +7,7 @@ import numpy as np
 
 from spot_jax.data.load import open_minari
 from spot_jax.data.store import root
+from spot_jax.system.errors import InputError, first_line
 
 MAX_EPISODES = 1000  # whose positions are looked at
 
@@ -26,12 +27,17 @@ def some_episodes(data: Any, most: int) -> Iterator[Any]:
 
 
 def visited(dataset_id: str) -> np.ndarray | None:
-    """Positions [N, 2] of a maze's dataset, of at most `MAX_EPISODES`; None if it is not here or cannot be read."""
+    """Positions [N, 2] of a maze's dataset, of at most `MAX_EPISODES`; None if it is not here, or has none.
+
+    Raises InputError if it cannot be read.
+    """
     if not (root() / dataset_id / 'data').exists():
         return None
     try:
         paths = [path_of(episode.observations) for episode in some_episodes(open_minari(dataset_id), MAX_EPISODES)]
-    except Exception:  # damaged files make Minari and h5py raise many kinds
-        return None
+    except InputError:
+        raise
+    except Exception as error:  # damaged files make Minari and h5py raise many kinds
+        raise InputError(f'the dataset {dataset_id} cannot be read: {first_line(error)}') from error
     found = [path for path in paths if path is not None and np.isfinite(path).all()]
     return np.concatenate(found) if found else None

@@ -122,7 +122,8 @@ class Run:
     def timings(self) -> dict[str, float]:
         """Seconds spent in each phase so far; evaluations overlap with the others."""
         before = self.saved.get('wall_clock', {}).get('evaluation', 0.0)
-        return self.wall_clock | ({'evaluation': before + self.evaluations.seconds} if self.evaluations.enabled else {})
+        found = {'evaluation': before + self.evaluations.seconds} if self.evaluations.enabled else {}
+        return dict(sorted((self.wall_clock | found).items()))  # a checkpoint's are sorted: the same order after one
 
     def save(self, phase: str, state: PhaseState, **more: Any) -> None:
         """Writes a checkpoint of everything that matters."""

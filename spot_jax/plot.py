@@ -19,6 +19,7 @@ import numpy as np
 
 from spot_jax.acting import environments, evaluation
 from spot_jax.acting.tasks import Task, recorded_reference, task_of
+from spot_jax.data.load import EVERYTHING
 from spot_jax.data.positions import visited
 from spot_jax.pictures.curves import Curve, choose_metric, draw_curves, learning_curves, setting_labels
 from spot_jax.pictures.densities import draw_densities
@@ -26,6 +27,7 @@ from spot_jax.pictures.mazes import Rollouts, draw_rollouts, share_outside
 from spot_jax.pictures.style import png
 from spot_jax.population.members import Member
 from spot_jax.run import policy
+from spot_jax.run.build import selection_of
 from spot_jax.run.config import members
 from spot_jax.run.playing import environment_of
 from spot_jax.run.support import densities
@@ -47,16 +49,18 @@ class RunFolder(NamedTuple):
     dataset_id: str
     task: Task
     reference: str  # what its normalised scores are measured by; '' if that is not known yet
+    transitions: int | None  # of the dataset, if that is known: it has ended, and learned from all of them
     members: list[Member]
     rows: list[dict[str, str]]  # of metrics.csv: column to cell
 
 
-def _reference(workdir: Path) -> str:
-    """The reference returns of a run that has ended, in words; '' if there are none."""
+def _recorded(workdir: Path) -> tuple[str, int | None]:
+    """Of a run that has ended, the reference returns in words, '' if there are none, and its number of transitions."""
     try:
-        return str(recorded_reference(read_json(workdir / 'results.json')) or '')
-    except (InputError, ValueError):  # it is not there, or damaged
-        return ''
+        results = read_json(workdir / 'results.json')
+        return str(recorded_reference(results) or ''), int(results['dataset_transitions'])
+    except (InputError, LookupError, TypeError, ValueError):  # it is not there, older or damaged
+        return '', None
 
 
 def read_run(workdir: Path, name: str) -> RunFolder:
@@ -64,7 +68,9 @@ def read_run(workdir: Path, name: str) -> RunFolder:
     config, rows = read_config(workdir), read_rows(workdir)
     if not rows:
         raise InputError(f'{workdir} has no metrics yet: let it go on training')
-    facts = config.dataset_id, task_of(config), _reference(workdir), members(config).members
+    reference, transitions = _recorded(workdir)
+    whole = selection_of(config) == EVERYTHING
+    facts = config.dataset_id, task_of(config), reference, transitions if whole else None, members(config).members
     return RunFolder(workdir, name, *facts, rows)
 
 
@@ -93,10 +99,10 @@ def _label(run: RunFolder, member: int) -> str:
     return textwrap.fill(', '.join(filter(None, [run.name, setting, f'seed {run.members[member].seed}'])), 42)
 
 
-def _visited(dataset_id: str) -> np.ndarray | None:
-    """As `visited`, but says so where a dataset that is here cannot be read."""
+def _visited(dataset_id: str, transitions: int | None) -> np.ndarray | None:
+    """As `visited`, but says why there are none and goes on."""
     try:
-        return visited(dataset_id)
+        return visited(dataset_id, transitions)
     except InputError as error:
         print(f'rollouts.png does not show where the data have been: {error}', file=sys.stderr)
         return None
@@ -107,7 +113,7 @@ def roll_out(
     member: int,
     num_episodes: int,
     trusted: bool = False,
-    positions: Callable[[str], np.ndarray | None] = _visited,
+    positions: Callable[[str, int | None], np.ndarray | None] = _visited,
 ) -> Rollouts:
     """Plays episodes of a maze's policy; raises InputError if the policy or the environment is not there.
 
@@ -138,7 +144,7 @@ def roll_out(
         [np.array(env.paths[i]) for env, i in played],
         reached,
         np.array([env.goals[i] for env, i in played]),
-        visited=positions(run.dataset_id),
+        visited=positions(run.dataset_id, run.transitions),
     )
     if found.visited is None:
         return found

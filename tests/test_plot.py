@@ -1,6 +1,7 @@
 """Pictures of runs: what the curves say, where the walls are, and the whole command."""
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import minari
 import numpy as np
 import pytest
 from matplotlib.collections import QuadMesh
-from PIL import Image
+from PIL import Image, ImageColor
 
 from spot_jax import evaluate, plot
 from spot_jax.acting import environments
@@ -149,20 +150,55 @@ def test_the_data_lie_behind_the_paths(finished):
     assert mazes.share_outside(played) == pytest.approx(1 / 3)
     without = mazes.draw_rollouts([played._replace(visited=None)])
     assert not any(isinstance(c, QuadMesh) for c in without.axes[0].collections)
-    assert visited('spot_jax/pointmaze/none-v0') is None
+    with pytest.raises(InputError, match='spot_jax/pointmaze/none-v0 is not in '):
+        visited('spot_jax/pointmaze/none-v0')
+
+
+def test_pictures_in_256_colours_keep_rare_ones():
+    """A few thin lines before shades of one colour, as the paths in a maze."""
+    figure, axes = style.sheet()
+    axes.imshow(np.linspace(0, 1, 250_000).reshape(500, 500), cmap=mazes.DATA, extent=(0, 100, 0, 100))
+    for i, color in enumerate(style.COLORS):
+        axes.plot([0, 100], [13 * i, 14 * i], color=color, linewidth=0.8, alpha=0.7)
+        axes.plot([0, 5], [13 * i, 14 * i], color=color, linewidth=1.5, label=str(i))
+    style.legend(figure, axes.get_legend_handles_labels()[0], 7)
+    full = io.BytesIO()
+    figure.savefig(full, format='png', dpi=150)
+    expected = np.array(Image.open(full).convert('RGB')).astype(int)
+    found = np.array(Image.open(io.BytesIO(style.png(figure))).convert('RGB')).astype(int)
+    distance = np.linalg.norm(found - expected, axis=-1)
+    assert distance.max() < 25  # of 441; 39 by median cut alone
+    assert distance.mean() < 1
+    for color in [*style.COLORS, '#ffffff']:
+        exact = np.all(expected == ImageColor.getrgb(color), axis=-1)
+        assert exact.any()
+        np.testing.assert_array_equal(found[exact], expected[exact])
 
 
 def test_damaged_data_are_told_of_and_left_out(finished, tmp_path, monkeypatch, capsys):
+    """The policy is played where the results say; a picture has the data's places only if it learned from these."""
     run = plot.read_run(finished, 'tiny')
     shutil.copytree(os.environ['MINARI_DATASETS_PATH'], tmp_path / 'datasets')
     monkeypatch.setenv('MINARI_DATASETS_PATH', str(tmp_path / 'datasets'))
-    file = tmp_path / 'datasets' / run.dataset_id / 'data' / 'main_data.hdf5'
+    folder = tmp_path / 'datasets' / run.dataset_id
+    visited(run.dataset_id, run.transitions)
+    with pytest.raises(InputError, match=f'other data than it learned from: {run.transitions} transitions, not 7'):
+        visited(run.dataset_id, 7)
+
+    def refused(words):
+        with pytest.raises(InputError, match=words):
+            visited(run.dataset_id)
+
+    file = folder / 'data' / 'main_data.hdf5'
     with h5py.File(file, 'r+') as data:
         del data['episode_0/observations']
-    with pytest.raises(InputError, match=run.dataset_id):
-        visited(run.dataset_id)
+    refused(f'{run.dataset_id} cannot be read: ')
+    file.write_bytes(file.read_bytes()[:2000])
+    refused('is damaged')
+    assert evaluate.main([str(finished), '--episodes=2']) == 0
+    assert capsys.readouterr().err.startswith("played where the run's results say: ")
     assert plot.main([str(finished), '--episodes=2', f'--output={tmp_path / "pictures"}']) == 0
-    [line] = capsys.readouterr().err.splitlines()
+    _, line = capsys.readouterr().err.splitlines()
     assert line.startswith('rollouts.png does not show where the data have been: ')
     assert (tmp_path / 'pictures' / 'rollouts.png').exists()
 

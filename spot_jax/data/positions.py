@@ -26,18 +26,22 @@ def some_episodes(data: Any, most: int) -> Iterator[Any]:
     return data.iterate_episodes(data.episode_indices[indices])
 
 
-def visited(dataset_id: str) -> np.ndarray | None:
-    """Positions [N, 2] of a maze's dataset, of at most `MAX_EPISODES`; None if it is not here, or has none.
+def visited(dataset_id: str, transitions: int | None = None) -> np.ndarray:
+    """Positions [N, 2] of a maze's dataset, of at most `MAX_EPISODES`.
 
-    Raises InputError if it cannot be read.
+    Raises InputError if it is not here, cannot be read, has none, or is not of so many transitions.
     """
     if not (root() / dataset_id / 'data').exists():
-        return None
+        raise InputError(f'{dataset_id} is not in {root()}')
+    data = open_minari(dataset_id)
+    if transitions not in (None, data.total_steps):
+        words = f'{data.total_steps} transitions, not {transitions}'
+        raise InputError(f'{dataset_id} is other data than it learned from: {words}')
     try:
-        paths = [path_of(episode.observations) for episode in some_episodes(open_minari(dataset_id), MAX_EPISODES)]
-    except InputError:
-        raise
+        paths = [path_of(episode.observations) for episode in some_episodes(data, MAX_EPISODES)]
     except Exception as error:  # damaged files make Minari and h5py raise many kinds
-        raise InputError(f'the dataset {dataset_id} cannot be read: {first_line(error)}') from error
+        raise InputError(f'{dataset_id} cannot be read: {first_line(error)}') from error
     found = [path for path in paths if path is not None and np.isfinite(path).all()]
-    return np.concatenate(found) if found else None
+    if not found:
+        raise InputError(f'{dataset_id} has no positions')
+    return np.concatenate(found)

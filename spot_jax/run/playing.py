@@ -1,7 +1,8 @@
-"""Where a run's policies are played again: as its data say, or, where these are gone, as its results do."""
+"""Where a run's policies are played again: as its data say, or, where these are gone or damaged, as its results do."""
 
 import json
 import os
+import sys
 from pathlib import Path
 
 from gymnasium.envs.registration import EnvSpec
@@ -29,14 +30,20 @@ def _recorded(workdir: Path) -> tuple[EnvSpec | None, Reference | None]:
 def environment_of(workdir: Path, dataset_id: str, task: Task) -> tuple[EnvSpec, Reference | None]:
     """The environment of the run in `workdir`, and what measures a normalised score there.
 
-    Without the data, a finished run's is the one of its results; else they are made or downloaded. Raises InputError if
-    there is none, or if the data are not of the one that the run was evaluated in.
+    Where the data are gone or damaged, a finished run's is the one of its results; else they are made or downloaded.
+    Raises InputError if there is none, or if the data are not of the one that the run was evaluated in.
     """
     recorded, reference = _recorded(workdir)
     if recorded is not None and not (root() / dataset_id / 'data').exists():
         return recorded, reference
     provide(dataset_id)
-    data = open_minari(dataset_id)
+    try:
+        data = open_minari(dataset_id)
+    except InputError as error:
+        if recorded is None:
+            raise
+        print(f"played where the run's results say: {error}", file=sys.stderr)
+        return recorded, reference
     spec = evaluation_spec(data)
     if spec is None:
         raise InputError(f'{dataset_id} names no environment to evaluate in')

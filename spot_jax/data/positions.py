@@ -9,7 +9,7 @@ from spot_jax.data.load import open_minari
 from spot_jax.data.store import root
 from spot_jax.system.errors import InputError, first_line
 
-MAX_EPISODES = 1000  # whose positions are looked at
+MAX_EPISODES = 2000  # whose positions are looked at
 
 
 def path_of(observations: Any) -> np.ndarray | None:

@@ -58,8 +58,8 @@ def _recorded(workdir: Path) -> tuple[str, int | None]:
     """Of a run that has ended, the reference returns in words, '' if there are none, and its number of transitions."""
     try:
         results = read_json(workdir / 'results.json')
-        return str(recorded_reference(results) or ''), int(results['dataset_transitions'])
-    except (InputError, LookupError, TypeError, ValueError):  # it is not there, older or damaged
+        return str(recorded_reference(results) or ''), results.get('dataset_transitions')  # older runs do not say
+    except (InputError, ValueError):  # it is not there, or damaged
         return '', None
 
 

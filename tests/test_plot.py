@@ -16,7 +16,7 @@ from PIL import Image, ImageColor
 
 from spot_jax import evaluate, plot
 from spot_jax.acting import environments
-from spot_jax.acting.tasks import TASKS
+from spot_jax.acting.tasks import TASKS, Reference
 from spot_jax.data.positions import visited
 from spot_jax.methods.spot import Hyperparameters
 from spot_jax.pictures import curves, mazes, style
@@ -201,6 +201,16 @@ def test_damaged_data_are_told_of_and_left_out(finished, tmp_path, monkeypatch, 
     _, line = capsys.readouterr().err.splitlines()
     assert line.startswith('rollouts.png does not show where the data have been: ')
     assert (tmp_path / 'pictures' / 'rollouts.png').exists()
+
+
+def test_an_older_run_without_its_number_of_transitions_keeps_its_reference(finished, tmp_path):
+    copy = shutil.copytree(finished, tmp_path / 'older')
+    results = json.loads((copy / 'results.json').read_text())
+    del results['dataset_transitions']
+    results['reference_returns'] = {'random': 1.0, 'expert': 2.0, 'source': 'here'}
+    (copy / 'results.json').write_text(json.dumps(results))
+    run = plot.read_run(copy, 'older')
+    assert (run.reference, run.transitions) == (str(Reference(1.0, 2.0, 'here')), None)
 
 
 def test_unfinished_run_beside_a_finished_one(finished, tmp_path, capsys):

@@ -121,7 +121,8 @@ def _parsed(argv: list[str], file: ConfigFile | None = None) -> tuple[ConfigDict
 def jobs(argv: list[str], file: ConfigFile | None = None) -> list[tuple[str, list[str], ConfigDict, Path]]:
     """The runs of a suite's file: names, arguments, configs, folders. With `config.part` or hosts, this one's share.
 
-    What the command line sets, it sets of every run. Raises InputError if one of them makes no sense.
+    What the command line sets, it sets of every run; options without effect in some are named in lines on stderr.
+    Raises InputError if one of them makes no sense.
     """
     options, assignments = _split(argv)
     file = file or _file(options)
@@ -130,16 +131,23 @@ def jobs(argv: list[str], file: ConfigFile | None = None) -> list[tuple[str, lis
     for path in ('method', 'dataset_id'):  # else the folders' names would lie
         require(path not in fields, f'config.{path}: a suite names it for each of its runs, in {file.name}')
     k, n = _assigned('part', fields.pop('part', '0,1'))
-    require(k < n, f'config.part=({k}, {n}): parts are numbered from 0 to {n - 1}')
+    require(k < n, f'config.part=({k}, {n}): of {n} parts, numbered from 0, there is no number {k}')
     workdir, found = _workdir(file, options.workdir), []
+    idle: dict[str, list[str]] = {}
     for name, arguments in suite_of(file).items():
         words = [*arguments, *(f'--config.{path}={text}' for path, text in fields.items())]
         words.append(f'--workdir={workdir / name}')
         try:
-            config, place, _ = _parsed([argv[0], *words])
+            theirs = _split([argv[0], *words])[0]
+            require(not theirs.help and theirs.distributed is None, 'its arguments are those of a run in one process')
+            config, place, told = _parsed([argv[0], *words])
         except InputError as error:
             raise InputError(f'{name}: {error}') from error
+        for text in told:
+            idle.setdefault(text, []).append(name)
         found.append((name, words, config, place))
+    for text, names in idle.items():
+        print(f'without effect in {", ".join(names)}: {text}', file=sys.stderr)
     if options.distributed is not None:  # last: a host that ends before would be waited for
         from spot_jax.run import hosts
 

@@ -305,7 +305,7 @@ def test_bad_values_name_the_field():
         ({'seeds': (-1,)}, 'config.seeds'),
         ({'grid.discount': ('x', 0.9)}, r'config.grid.discount=.* each a number from 0 to 1, none of them twice$'),
         ({'part': (0,)}, 'config.part=.* of 2 values'),
-        ({'part': (2, 2)}, 'parts are numbered from 0 to 1'),
+        ({'part': (2, 2)}, 'of 2 parts, numbered from 0, there is no number 2'),
         ({'offline.steps': 10**8, 'online.steps': 10**8, 'online.updates_per_step': 100}, 'at most 2147483647'),
     ):
         with pytest.raises(InputError, match=words):

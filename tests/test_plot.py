@@ -55,6 +55,25 @@ def test_grid_gives_a_curve_per_setting():
     check(second, 'umaze, regularizer_weight=2', [10], [5.5], [5], [6])
 
 
+def test_where_fine_tuning_begins():
+    table = rows('10,0,1,1,  20,0,1,2,  20,0,1,2,  30,0,1,4,')
+    for row, phase in zip(table, ['offline', 'offline', 'online', 'online'], strict=True):
+        row['phase'] = phase
+    (curve,) = curves.learning_curves(table, RETURN)
+    assert curve.online_from == 20
+    assert curves.learning_curves(table[2:], RETURN)[0].online_from is None  # it begins there
+    figure = curves.draw_curves([curve], RETURN, '')
+    assert [20, 20] in [list(line.get_xdata()) for line in figure.axes[0].lines]
+    assert 'fine-tuning begins' in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_a_label_has_one_colour_in_all_pictures_of_a_report():
+    order = [f'method {i}' for i in range(7)]
+    assert style.line_style(0, 'method 5', order) == style.line_style(3, 'method 5', order) == style.line_style(5)
+    assert style.line_style(0, 'method 5', [*order, 'one more']) == style.line_style(0)  # too many for the colours
+    assert style.line_style(4, 'another', order) == style.line_style(4)
+
+
 def test_diverged_seed_counts_until_it_stopped():
     # Seed 1 stops at step 14: all its later evaluations are of that step.
     table = rows('10,0,1,2, 10,1,1,4,  20,0,1,3, 14,1,1,9,  30,0,1,5, 14,1,1,9,')
@@ -237,6 +256,17 @@ def test_run_without_a_policy_has_learning_curves_only(finished, tmp_path, capsy
     assert not (run / 'plots').exists()
     assert plot.main([str(run), '--metric=training/cvae_loss']) == 0
     assert [path.name for path in (run / 'plots').iterdir()] == ['learning_curves.png']
+
+
+def test_a_finished_run_without_its_checkpoints(finished, tmp_path, capsys):
+    run = tmp_path / 'run'
+    run.mkdir()
+    for name in ('config.json', 'metrics.csv', 'results.json'):
+        shutil.copy(finished / name, run)
+    assert evaluate.main([str(run)]) == 2
+    assert capsys.readouterr().err == (
+        f'error: the run in {run} has ended, but its checkpoints are not there: put them back\n'
+    )
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from spot_jax.report import runs as runs_of_report
 from spot_jax.report import scores, tables, tuning
 from spot_jax.report.collect import collect
 from spot_jax.report.compare import compare
+from spot_jax.report.rows import Row
 from spot_jax.report.runs import command, run_table
 from spot_jax.run.config import lookup
 from spot_jax.run.effects import read_paths
@@ -66,7 +67,7 @@ def test_scores_are_the_posters_table(runs):
     assert list(csv.reader(tables.comma_separated(table).splitlines()))[3] == ['total', '–', '–', '125.0']
     over = [(len(tasks), labels) for tasks, labels in scores.common_tasks(rows)]
     assert over == [(1, ['BC', 'IQL', 'SPOT'])]  # on both tasks only SPOT is whole
-    aggregates, improvement = scores.aggregates(*scores.common_tasks(rows)[0], '').tables
+    aggregates, improvement = scores.aggregates(*scores.common_tasks(rows)[0], '', ['IQL', 'SPOT']).tables
     assert [row[2] for row in aggregates.rows] == ['25.0 [0.0, 50.0]', '75.0 [50.0, 100.0]', '75.0 [50.0, 100.0]']
     assert improvement.rows[2] == ['SPOT', '0.88 [0.50, 1.00]', '0.50 [0.00, 1.00]', '–']  # 3.5 of 4 pairs
 
@@ -86,6 +87,95 @@ def test_what_differs_is_kept_apart(tmp_path):
     assert rows[0].label == f'{UMAZE}, data=dddddddd, evaluation.episodes=2, offline.steps=40'
     assert [len(group.entries) for row in rows for group in row.groups.values()] == [2, 1, 1, 1]
     assert scores.common_tasks(rows) == []
+    table = scores.score_table(rows)
+    assert len(table.rows) == 4  # and no totals
+    assert 'No totals' in table.note
+
+
+def test_rows_of_one_dataset_are_never_pooled(tmp_path):
+    """They have one method in common, of other lengths."""
+    for name in ('spot', 'bc'):
+        make_run(tmp_path / name, [1.0, 1.0], method=name)
+        make_run(tmp_path / 'longer' / name, [0.5, 0.5], method=name, **{'offline.steps': 60})
+        make_run(tmp_path / 'medium' / name, [0.0, 0.5], method=name, dataset_id=MEDIUM)
+    rows, _ = rows_of(tmp_path)
+    table = scores.score_table(rows)
+    assert [row[0].split(',')[0] for row in table.rows] == [UMAZE, UMAZE, f'{MEDIUM} (success']
+    assert [(len(tasks), labels) for tasks, labels in scores.common_tasks(rows)] == [(1, ['BC', 'SPOT'])]
+    assert rows[2] is scores.common_tasks(rows)[0][0][0]
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    for host, success in (('a', 1.0), ('b', 0.0)):
+        make_run(tmp_path / host / 'runs' / 'x', [success], method='bc' if host == 'a' else 'iql')
+    make_run(tmp_path / 'a' / 'runs' / 'x' / 'x', [0.5], method='td3_bc')
+    rows, problems = rows_of(tmp_path / 'a' / 'runs', tmp_path / 'b' / 'runs')
+    assert problems == []
+    found = {label: (entry.run.name, entry.policy.scores['success_rate']) for label, group in rows[0].groups.items()
+             for entry in group.entries}  # fmt: skip
+    assert found == {'BC': ('a/runs/x', 1.0), 'TD3+BC': ('a/runs/x/x', 0.5), 'IQL': ('b/runs/x', 0.0)}
+    shutil.copytree(tmp_path / 'a' / 'runs' / 'x', tmp_path / 'c' / 'x')
+    _, problems = rows_of(tmp_path / 'a' / 'runs' / 'x', tmp_path / 'c' / 'x')
+    assert problems == ['c/x is a copy of runs/x', 'c/x/x is a copy of runs/x/x']
+
+
+def test_settings_that_read_alike_are_columns_of_their_own(tmp_path):
+    near = 0.1 + 1e-16  # the next number after 0.1: both are written 0.1
+    assert near != 0.1
+    for name, weight in (('a', 0.1), ('b', 0.10000001), ('c', near)):
+        make_run(tmp_path / name, [1.0], **{'regularizer.weight': weight})
+    make_run(tmp_path / 'd', [0.0], **{'regularizer.weight': 0.1, 'cvae.restore': 'one'})
+    make_run(tmp_path / 'e', [0.0], seeds=(1,), **{'regularizer.weight': 0.1, 'cvae.restore': 'other'})
+    ((row,), _) = rows_of(tmp_path)
+    found = sorted(entry.run.name for group in row.groups.values() for entry in group.entries)
+    assert found == ['a', 'b', 'c', 'd', 'e']
+    assert len(row.groups) == 5
+    assert list(row.groups) == [group.label for group in row.groups.values()]
+    assert any(label.endswith('regularizer.weight=0.10000001') for label in row.groups)
+
+
+def test_environments_made_otherwise_and_older_runs(tmp_path):
+    for name, size in (('a', 1), ('b', 2), ('c', None)):
+        more = {} if size is None else {'environment': {'max_episode_steps': 9, 'kwargs': {'size': size}}}
+        make_run(tmp_path / name, [1.0], seeds=(ord(name),), more=more)
+    names = lambda rows: [[e.run.name for g in row.groups.values() for e in g.entries] for row in rows]
+    rows, (problem,) = rows_of(tmp_path)
+    assert sorted(names(rows)) == [['a'], ['b'], ['c']]
+    assert problem.startswith(f'runs on {UMAZE} differ in environment_made_as: they are in 3 rows')
+    rows, problems = rows_of(tmp_path / 'a', tmp_path / 'c')
+    assert names(rows) == [['a', 'c']]
+    assert problems == []
+
+
+def test_a_score_that_a_run_lacks_is_told_of(tmp_path):
+    make_run(tmp_path / 'a', [1.0])
+    make_run(tmp_path / 'b', [1.0], method='bc')
+    broken(lambda found: found['members'][0]['evaluation'].update(success_rate=None))(tmp_path / 'b')
+    (row,), (problem,) = rows_of(tmp_path)
+    assert row.metric == 'return'
+    assert problem == f'{UMAZE} is compared by return, not success, %: there is none of b'
+
+
+def test_a_folder_that_cannot_be_read_is_told_of(tmp_path, monkeypatch):
+    make_run(tmp_path / 'a', [1.0])
+    real = os.scandir
+
+    def scandir(path):
+        if os.fspath(path).endswith('/a'):
+            raise PermissionError(13, 'Permission denied', os.fspath(path))
+        return real(path)
+
+    monkeypatch.setattr(os, 'scandir', scandir)
+    assert collect([tmp_path]).problems == [f'cannot read {tmp_path / "a"}: Permission denied']
+
+
+def test_a_limit_that_the_environment_has_itself_does_not_keep_runs_apart(tmp_path):
+    for name, limit, own in (('a', 1000, 300), ('b', 50, 300), ('c', 50, None), ('d', 1000, None)):
+        more = {'environment': {'max_episode_steps': own}}
+        make_run(tmp_path / name, [1.0], seeds=(ord(name),), more=more, **{'evaluation.max_episode_steps': limit})
+    rows, _ = rows_of(tmp_path)
+    found = [[entry.run.name for group in row.groups.values() for entry in group.entries] for row in rows]
+    assert sorted(found) == [['a', 'b'], ['c'], ['d']]
 
 
 def test_what_lacks_a_seed_is_marked_and_never_the_best(tmp_path):
@@ -108,8 +198,9 @@ def test_what_lacks_a_seed_is_marked_and_never_the_best(tmp_path):
     assert table.best == {(0, table.columns.index('AWAC'))}
     ((_, labels),) = scores.common_tasks([row])
     assert labels == ['AWAC', 'TD3+BC', 'PLAS']
-    shown = {name: last for name, _, _, _, last, _ in run_table(collect([tmp_path]).runs).rows}
-    assert shown['dt'] == 'success rate 1'  # that of the diverged seed, 0, does not count
+    shown = {row[0]: row[4:] for row in run_table(collect([tmp_path]).runs).rows}
+    assert shown['iql'] == ['1', '40', '–', '100.0 (success, %)', 'finished']
+    assert shown['dt'][3] == '100.0 (success, %)'  # that of the diverged seed, 0, does not count
 
 
 def test_only_seeds_that_diverged_have_a_cross(tmp_path):
@@ -189,12 +280,18 @@ def test_fine_tuning_has_a_table_of_its_own(tmp_path):
     rows, _ = rows_of(tmp_path)
     (section,) = scores.score_sections(rows)
     (table,) = section.tables
-    assert table.columns == ['task', 'SPOT, offline', 'SPOT, online', 'SPOT, regret']
-    assert table.rows[0][1:] == ['25.0 ± 35.4', '75.0 ± 35.4', '37.5 ± 17.7']
+    assert table.columns == ['task', 'environment steps', 'SPOT, offline', 'SPOT, online', 'SPOT, regret']
+    assert table.rows[0][1:] == ['40', '25.0 ± 35.4', '75.0 ± 35.4', '37.5 ± 17.7']
+    assert '2 seeds where nothing else is said' in table.note
 
 
-def test_published_numbers_are_a_block_of_their_own():
-    section = scores.published()
+def test_published_numbers_are_a_block_of_their_own_of_the_tasks_that_there_are():
+    row = lambda task, steps: Row('', {'task': task, 'online.steps': steps}, 'return', {})
+    names = lambda *rows: [table.name for section in scores.published(rows) for table in section.tables]
+    assert names(row('pointmaze', 0), row('pointmaze', 40)) == []
+    assert names(row('antmaze', 0)) == ['published_antmaze']
+    assert names(row('antmaze', 40)) == ['published_antmaze', 'published_online']
+    (section,) = scores.published([row('locomotion', 0), row('antmaze', 40)])
     mujoco, antmaze, online = section.tables
     for table in (mujoco, antmaze, online):  # the printed totals are the sums of the columns
         columns = [[float(cell.split(' ')[0]) for cell in column] for column in zip(*table.rows, strict=True) if
@@ -253,6 +350,20 @@ BAD = {
     'fewer episodes': (evaluation(returns=[1.0]), "has 1 episodes, the config's are 2"),
     'other data': (broken(lambda found: found.update(dataset_id='x')), "its dataset is 'x'"),
     'no checksum': (broken(lambda found: found.pop('dataset_sha256')), 'no dataset_sha256'),
+    'other scores than metrics.csv': (
+        evaluation(success_rate=0.5),
+        'do not belong together: the success_rate of member 1',
+    ),
+    'another length': (member(gradient_steps=20), 'its members made [20, 40] updates'),
+    'longer than its config': (
+        broken(lambda found: [m.update(gradient_steps=60) for m in found['members']]),
+        "is of 60 updates, the config's are 40",
+    ),
+    'a score less': (evaluation(success_rate=None), 'some of its members lack scores'),
+    'huge references': (
+        broken(lambda found: found.update(reference_returns={'random': 0, 'expert': 10**400, 'source': 'x'})),
+        'its reference_returns make no sense',
+    ),
     'seconds': (broken(lambda found: found.update(wall_clock_s={'offline': 'long'})), 'wall_clock_s make no sense'),
     'references': (broken(lambda found: found.update(reference_returns={'random': 0})), 'reference_returns'),
     'a ragged table': (lambda run: (run / 'metrics.csv').write_text('a,b\n1\n'), 'no learning curves of bad'),
@@ -328,6 +439,7 @@ def test_command(runs, tmp_path, capsys):
     for name in re.findall(r'\((pictures/.*?)\)', markdown):
         assert out / name in files
     assert (out / 'tables' / 'scores.md').read_text().strip() in markdown
+    assert f'```\n{command(collect([runs / "umaze"]).runs[0])}\n```'.replace('runs/bc', 'runs/umaze/bc') in markdown
     policies = list(csv.DictReader((out / 'tables' / 'policies.csv').read_text().splitlines()))
     assert [(p['setting'], p['seed'], p['success_rate']) for p in policies if p['run'] == 'umaze/bc'] == [
         ('BC', '0', '0.0'),
@@ -341,11 +453,17 @@ def test_command(runs, tmp_path, capsys):
     assert {path: path.read_bytes() for path in files} == files  # the same runs, the same bytes
     assert report.main([str(tmp_path / 'missing'), *arguments, '--overwrite']) == 1  # the rest is reported
     assert f'{tmp_path / "missing"} is not there' in (out / 'index.html').read_text()
+    other = tmp_path / 'other'
+    (other / 'tables').mkdir(parents=True)
+    (other / 'tables' / 'files.txt').write_text('tables/mine.csv')
+    (other / 'tables' / 'mine.csv').write_text('mine')
+    assert report.main([str(runs), f'--out={other}']) == 2
+    assert (other / 'tables' / 'mine.csv').read_text() == 'mine'
     (out / 'pictures' / 'mine.png').touch()
     assert report.main([str(runs / 'umaze' / 'bc'), f'--out={out}', '--overwrite']) == 0  # no statistics over methods
     left = {str(path.relative_to(out)) for path in out.rglob('*') if path.is_file()}
     assert left == {*(out / 'tables' / 'files.txt').read_text().splitlines(), 'tables/files.txt', 'pictures/mine.png'}
-    assert 'pictures/profiles.png' in {str(path.relative_to(out)) for path in files} - left
+    assert 'pictures/budget_4.png' in {str(path.relative_to(out)) for path in files} - left
 
 
 @pytest.mark.parametrize(
@@ -364,6 +482,27 @@ def test_bad_command_writes_nothing(tmp_path, monkeypatch, capsys, arguments, wo
     assert report.main(arguments) == 2
     assert words in capsys.readouterr().err.splitlines()[-1]
     assert sorted(tmp_path.rglob('*')) == before
+
+
+def test_a_full_disk_leaves_the_report_that_was_there_and_no_half_of_one(runs, tmp_path, monkeypatch, capsys):
+    out, fresh = tmp_path / 'out', tmp_path / 'fresh' / 'out'
+    assert report.main([str(runs / 'umaze'), f'--out={out}']) == 0
+    before = {path: path.read_bytes() for path in out.rglob('*') if path.is_file()}
+    real, written = os.fsync, []
+
+    def fsync(descriptor):
+        written.append(descriptor)
+        if len(written) > 5:
+            raise OSError(28, 'No space left on device')
+        real(descriptor)
+
+    monkeypatch.setattr(os, 'fsync', fsync)
+    for place in (out, fresh):
+        written.clear()
+        assert report.main([str(runs), f'--out={place}', '--overwrite']) == 2
+        assert 'No space left on device' in capsys.readouterr().err.splitlines()[-1]
+    assert {path: path.read_bytes() for path in out.rglob('*') if path.is_file()} == before
+    assert not fresh.parent.exists()
 
 
 def test_real_run_and_the_command_that_makes_it_again(finished):

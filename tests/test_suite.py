@@ -1,10 +1,12 @@
 """Suites: what runs, what is skipped, what fails without ending the rest. A command pretends to make the runs."""
 
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from made_up import make_run
@@ -70,7 +72,10 @@ def test_what_fails_does_not_end_the_suite_and_what_is_finished_is_skipped(place
         make_run(place / 'runs' / name, [0.0, 0.5], diverged=[0, 1] if name == 'diverged' else ())
     assert cli(place, names) == 1
     assert started(place) == names
-    lines = capsys.readouterr().out.splitlines()
+    work, lines = [], []
+    for line in capsys.readouterr().out.splitlines():
+        (work if ' is at work' in line else lines).append(line)
+    assert work == [f'{name} is at work, run {i} of 5: out/{name}.log' for i, name in enumerate(names, 1)]
     assert [line.split(';')[0] for line in lines] == [
         'good finished',
         'crash failed with status -11 (it printed nothing',
@@ -126,7 +131,10 @@ def test_a_signal_is_passed_on_once_and_ends_the_suite(place, capsys):
     assert cli(place, ['slow', 'last']) == 143
     assert (place / 'checkpoint').exists()
     assert started(place) == ['slow']
-    assert capsys.readouterr().out == 'stopped: the same command goes on\n'
+    assert capsys.readouterr().out.splitlines() == [
+        'slow is at work, run 1 of 2: out/slow.log',
+        'stopped: the same command goes on',
+    ]
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -157,6 +165,35 @@ def test_a_run_that_another_process_has_is_waited_for(place, capsys, monkeypatch
     assert lines[-1] == '1 of 1 runs finished'
 
 
+def test_a_run_that_another_suite_takes_first_is_waited_for(place, capsys, monkeypatch):
+    """It takes the folder just before this suite's own process would, which then ends with status 2."""
+    make_run(place / 'runs' / 'bad', [0.0, 0.5])
+    (place / 'out' / 'bad').mkdir(parents=True)
+    taken, stack = [], contextlib.ExitStack()
+    start = suite.Suite._start
+
+    def late(self, job, log):
+        if not taken:
+            taken.append(stack.enter_context(held(job.workdir)))
+        start(self, job, log)
+
+    def told(self, text, tell=suite.Progress.tell):
+        tell(self, text)
+        if 'waiting' in text:
+            (place / 'mended').touch()
+            stack.close()
+
+    monkeypatch.setattr(suite.Suite, '_start', late)
+    monkeypatch.setattr(suite.Progress, 'tell', told)
+    assert cli(place, ['bad']) == 0
+    assert started(place) == ['bad', 'bad']
+    assert 'bad: another process is at it, waiting' in capsys.readouterr().out.splitlines()
+
+
+def test_the_last_line_of_an_endless_log():
+    assert suite._last_line(Path('/dev/zero')).strip('\0') == ''
+
+
 def test_how_far_a_run_is(tmp_path):
     config = make_run(tmp_path / 'run', [0.0, 0.5], finished=False)
     job = jobs.Job('run', [], config, tmp_path / 'run')
@@ -178,6 +215,13 @@ def test_how_far_a_run_is(tmp_path):
     results = tmp_path / 'finished' / 'results.json'
     results.write_text(results.read_text().replace('"gradient_steps": 40', '"gradient_steps": null'))
     assert not jobs.is_finished(job)  # the run itself tells of it
+
+
+def test_options_that_some_runs_do_not_read_are_named_once(place, capsys):
+    found = {'a': ['--config=one.py'], 'b': ['--config=one.py', '--config.method=bc'], 'c': ['--config=one.py']}
+    (place / 'suite.py').write_text(f'def get_suite(name="a"):\n    return {found!r}\n')
+    main.jobs(['main', '--config=suite.py', '--config.regularizer.weight=0.3'])
+    assert capsys.readouterr().err == 'without effect in b: regularizer.weight (method is bc)\n'
 
 
 def test_suites_of_the_repository():
@@ -215,6 +259,8 @@ def test_suites_of_the_repository():
         ("{'b/../../a': []}", 'must be the name of a folder'),
         ("{'a': '--config=one.py'}", "of the run 'a', get_suite must return a list of words"),
         ("{'a': []}", 'a: --config=FILE.py[:PRESET] is needed'),
+        ("{'a': ['--config=one.py', '--help']}", 'a: its arguments are those of a run in one process'),
+        ("{'a': ['--config=one.py', '--distributed=auto']}", 'a: its arguments are those of a run in one process'),
         ("{'a': ['--config=one.py', '--config.tao=1']}", 'a: config.tao: there is no such field'),
         ("{'a': ['--config=one.py'], './a': ['--config=one.py']}", 'is the folder of several runs'),
         ('1 / 0', 'line 1: ZeroDivisionError'),
@@ -233,7 +279,8 @@ def test_a_bad_suite_is_one_line_before_any_run(place, capsys, returns, words):
     [
         (['--distributed=auto', '--config.part=0,2'], 'give one of them'),
         (['--distributed=nowhere'], '--distributed=nowhere: must be auto, or COORDINATOR:PORT,HOSTS,HOST'),
-        (['--config.part=2,2'], 'parts are numbered from 0 to 1'),
+        (['--config.part=1,0'], 'of 0 parts, numbered from 0, there is no number 1'),
+        (['--config.part=2,2'], 'of 2 parts, numbered from 0, there is no number 2'),
         (['--config.tau=x'], 'config.tau'),
         (['--config.method=iql'], 'config.method: a suite names it for each of its runs, in suite.py'),
         (['--config.dataset_id=x'], 'config.dataset_id: a suite names it'),

@@ -239,7 +239,7 @@ def recorded_reference(results: Mapping[str, Any]) -> Reference | None:
         return None
     try:
         recorded = Reference(float(found['random']), float(found['expert']), str(found['source']))
-    except (TypeError, LookupError, ValueError) as error:
+    except (TypeError, LookupError, ValueError, OverflowError) as error:
         raise ValueError(f'its reference_returns make no sense: {found!r:.80}') from error
     if not -math.inf < recorded.random < recorded.expert < math.inf:
         raise ValueError(f'its reference_returns make no sense: {found!r:.80}')

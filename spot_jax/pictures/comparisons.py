@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from spot_jax.pictures.style import COLORS, legend, line_style, literal, plain, sheet
 
@@ -34,7 +36,8 @@ def draw_intervals(labels: Sequence[str], estimates: Sequence[Any], xlabel: str)
     plain(axes)
     for i, estimate in enumerate(estimates):
         if estimate.low is not None:
-            axes.plot([estimate.low, estimate.high], [i, i], color=COLORS[0], linewidth=5, alpha=0.3)
+            ends = [estimate.low, estimate.high]
+            axes.plot(ends, [i, i], color=COLORS[0], linewidth=5, alpha=0.3, solid_capstyle='butt')
         axes.plot(estimate.value, i, 'o', color=COLORS[0], markersize=6)
     axes.set_yticks(range(len(labels)), names, fontsize=9)
     axes.set_ylim(len(labels) - 0.5, -0.5)
@@ -42,15 +45,48 @@ def draw_intervals(labels: Sequence[str], estimates: Sequence[Any], xlabel: str)
     return figure
 
 
+def draw_each(bands: Sequence[Band], title: str, width: float) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel for each curve and its band, before the others in grey; the caller names the axes."""
+    columns = 3
+    rows = math.ceil(len(bands) / columns)
+    figure = Figure(figsize=(width, 0.9 + 1.4 * rows), layout='constrained')
+    panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel())
+    for i, (axes, band) in enumerate(zip(panels, bands, strict=False)):
+        plain(axes)
+        for other in bands:
+            axes.plot(other.x, other.value, color='#c4c4c4', linewidth=0.8)
+        if band.low is not None and band.high is not None:
+            axes.fill_between(band.x, band.low, band.high, color=COLORS[0], alpha=0.25, linewidth=0)
+        axes.plot(band.x, band.value, color=COLORS[0], linewidth=2)
+        axes.set_title(textwrap.fill(literal(band.label), 22), fontsize=8.5)
+        axes.tick_params(labelsize=8, labelbottom=i >= len(bands) - columns)
+    for axes in panels[len(bands) :]:
+        axes.set_visible(False)
+    panels[0].xaxis.set_major_locator(MaxNLocator(3))
+    figure.suptitle(textwrap.fill(literal(title), int(72 * width / 7)), fontsize=10)
+    return figure, panels[: len(bands)]
+
+
 def draw_bands(
-    bands: Sequence[Band], xlabel: str, ylabel: str, ylim: tuple[float, float] | None = None, title: str = ''
+    bands: Sequence[Band],
+    xlabel: str,
+    ylabel: str,
+    ylim: tuple[float, float] | None = None,
+    title: str = '',
+    order: Sequence[str] = (),
 ) -> Figure:
-    """Curves, with their bands if they are few."""
+    """Curves with their bands, each in a panel if they are many; colours are by the labels' places in `order`."""
+    if len(bands) > MAX_BANDS:
+        figure, panels = draw_each(bands, title, WIDTH)
+        figure.supxlabel(f'{xlabel} (grey: the others)', fontsize=8)
+        figure.supylabel(ylabel, fontsize=9)
+        _limit(panels[0], ylim)
+        return figure
     figure, axes = sheet()
     handles: list[Any] = []
     for i, band in enumerate(bands):
-        style = line_style(i)
-        if band.low is not None and band.high is not None and len(bands) <= MAX_BANDS:
+        style = line_style(i, band.label, order)
+        if band.low is not None and band.high is not None:
             axes.fill_between(band.x, band.low, band.high, color=style['color'], alpha=0.12, linewidth=0)
         marker = 'o' if len(band.x) <= 12 else ''
         handles += axes.plot(band.x, band.value, label=literal(band.label), marker=marker, markersize=4, **style)
@@ -100,6 +136,10 @@ def _finish(
     axes.set_title(textwrap.fill(literal(title), 60), fontsize=10)
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
+    _limit(axes, ylim)
+
+
+def _limit(axes: Axes, ylim: tuple[float, float] | None) -> None:
     if ylim is not None:
         margin = 0.03 * (ylim[1] - ylim[0])
         axes.set_ylim(ylim[0] - margin, ylim[1] + margin)

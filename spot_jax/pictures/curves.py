@@ -6,15 +6,18 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from spot_jax.core.fields import MAX_SIZE
-from spot_jax.pictures.style import COLORS, legend, line_style, literal, plain, sheet
+from spot_jax.pictures.comparisons import Band, draw_each
+from spot_jax.pictures.style import COLORS, legend, line_style, literal, sheet
 from spot_jax.system.errors import InputError
 
 BEFORE_HYPERPARAMETERS = ('phase', 'gradient_steps', 'member', 'seed')  # the columns of metrics.csv without a prefix
+ONLINE: dict[str, Any] = {'color': '#555555', 'linewidth': 1, 'linestyle': (0, (1, 2))}  # where it begins
 DEFAULT_METRICS = ['evaluation/success_rate', 'evaluation/normalized_score', 'evaluation/return']
 
 
@@ -28,6 +31,7 @@ class Curve(NamedTuple):
     high: np.ndarray  # [N]
     num_seeds: int
     stopped: np.ndarray  # [D, 2]: last step and value of each seed that diverged
+    online_from: int | None = None  # the step that fine-tuning begins at, if the curve begins before it
 
 
 def choose_metric(tables: Sequence[Sequence[Mapping[str, str]]], wanted: str | None) -> str:
@@ -73,6 +77,7 @@ def learning_curves(
             if not 0 <= step <= MAX_SIZE:
                 raise ValueError(f'{step:.3g} gradient steps')
             values.setdefault(step, float(row[metric]))
+    online = min((int(row['gradient_steps']) for row in rows if row.get('phase') == 'online'), default=None)
     end = max(max(values) for seeds in groups.values() for values in seeds.values())
     curves = []
     for label, seeds in groups.items():
@@ -86,12 +91,26 @@ def learning_curves(
         ended = [seed for seed, (step, _) in last.items() if (step < end if diverged is None else seed in diverged)]
         stopped = np.array([last[seed] for seed in ended]).reshape(-1, 2)
         full_label = ', '.join(filter(None, [name, label]))
-        curves.append(Curve(full_label, np.array(list(columns)), mean, low, high, len(seeds), stopped))
+        online_from = None if online is None or online <= min(columns) else online
+        curves.append(Curve(full_label, np.array(list(columns)), mean, low, high, len(seeds), stopped, online_from))
     return curves
 
 
-def draw_curves(curves: Sequence[Curve], metric: str, title: str, width: float = 7) -> Figure:
-    """The picture of learning curves, so many inches wide."""
+def _finish(axes: Axes, curves: Sequence[Curve], metric: str) -> list[Line2D]:
+    """Marks where fine-tuning begins, and success in percent; returns what a legend has of it."""
+    starts = {curve.online_from for curve in curves if curve.online_from is not None}
+    for start in starts:
+        axes.axvline(start, **ONLINE)
+    if metric == 'evaluation/success_rate':
+        axes.set_ylim(-0.03, 1.03)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    return [Line2D([], [], label='fine-tuning begins', **ONLINE)] if starts else []
+
+
+def draw_curves(
+    curves: Sequence[Curve], metric: str, title: str, width: float = 7, order: Sequence[str] = ()
+) -> Figure:
+    """The picture of learning curves, so many inches wide; `order` of their labels is that of the colours, if given."""
     figure, axes = sheet()
     counts = sorted({curve.num_seeds for curve in curves})
     number = ' to '.join(str(n) for n in {counts[0]: 0, counts[-1]: 0})
@@ -99,7 +118,7 @@ def draw_curves(curves: Sequence[Curve], metric: str, title: str, width: float =
     handles: list[Any] = []
     for i, curve in enumerate(curves):
         style: dict[str, Any] = {
-            **line_style(i),
+            **line_style(i, curve.label, order),
             'marker': 'o' if len(curve.steps) <= 25 else '',
             'markersize': 3,
         }
@@ -109,44 +128,29 @@ def draw_curves(curves: Sequence[Curve], metric: str, title: str, width: float =
     if any(len(curve.stopped) for curve in curves):
         options: dict[str, Any] = {'color': '#555555', 'markersize': 7, 'markeredgewidth': 2, 'linestyle': 'none'}
         handles.append(Line2D([], [], marker='x', label='a seed diverged', **options))
+    handles += _finish(axes, curves, metric)
     columns = max(1, int(100 * width / 7) // (max(len(handle.get_label()) for handle in handles) + 6))
     figure.set_size_inches(width, 3.7 + 0.2 * math.ceil(len(handles) / columns))
     legend(figure, handles, columns, caption if curves[0].label else '')
     axes.set_title(
-        '\n'.join(textwrap.fill(literal(line), int(80 * width / 7)) for line in title.splitlines()), fontsize=11
+        '\n'.join(textwrap.fill(literal(line), int(72 * width / 7)) for line in title.splitlines()), fontsize=11
     )
     axes.set_xlabel('gradient steps')
     axes.set_ylabel(metric.removeprefix('evaluation/').replace('_', ' '))
     axes.xaxis.set_major_formatter(EngFormatter(sep=''))
-    if metric == 'evaluation/success_rate':
-        axes.set_ylim(-0.03, 1.03)
     return figure
 
 
 def draw_panels(curves: Sequence[Curve], metric: str, title: str, width: float = 7) -> Figure:
     """The picture of many learning curves, so many inches wide: each in a panel, before the others' means in grey."""
-    columns = 3
-    rows = math.ceil(len(curves) / columns)
-    figure = Figure(figsize=(width, 0.9 + 1.4 * rows), layout='constrained')
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for i, curve in enumerate(curves):
-        axes = panels[i]
-        plain(axes)
-        for other in curves:
-            axes.plot(other.steps, other.mean, color='#c4c4c4', linewidth=0.8)
-        axes.fill_between(curve.steps, curve.low, curve.high, color=COLORS[0], alpha=0.25, linewidth=0)
-        axes.plot(curve.steps, curve.mean, color=COLORS[0], linewidth=2)
+    figure, panels = draw_each([Band(c.label, c.steps, c.mean, c.low, c.high) for c in curves], title, width)
+    begins = False
+    for axes, curve in zip(panels, curves, strict=True):
         axes.plot(*curve.stopped.T, 'x', color=COLORS[1], markersize=6, markeredgewidth=2)
-        axes.set_title(textwrap.fill(literal(curve.label), 22), fontsize=8.5)
-        axes.tick_params(labelsize=8, labelbottom=i >= len(curves) - columns)
-    for axes in panels[len(curves) :]:
-        axes.set_visible(False)
-    panels[0].xaxis.set_major_locator(MaxNLocator(3))
+        begins = bool(_finish(axes, [curve], metric)) or begins
     panels[0].xaxis.set_major_formatter(EngFormatter(sep=''))
-    if metric == 'evaluation/success_rate':
-        panels[0].set_ylim(-0.04, 1.04)
-    figure.suptitle(textwrap.fill(literal(title), int(80 * width / 7)), fontsize=10)
-    crosses = '; ×: a seed diverged' * any(len(curve.stopped) for curve in curves)
-    figure.supxlabel(f'gradient steps (mean and range of seeds; grey: the other means{crosses})', fontsize=8)
+    marks = '; ×: a seed diverged' * any(len(curve.stopped) for curve in curves)
+    marks += '; dotted: fine-tuning begins' * begins
+    figure.supxlabel(f'gradient steps (mean and range of seeds; grey: the other means{marks})', fontsize=8)
     figure.supylabel(metric.removeprefix('evaluation/').replace('_', ' '), fontsize=9)
     return figure

@@ -59,7 +59,7 @@ def draw_densities(runs: Sequence[Densities]) -> Figure:
         for name, share in shares.items():
             axes.stairs(share, edges, color=KINDS[name][0], linewidth=1.6)
             axes.axvline(float(np.median(run.log_prob[name])), color=KINDS[name][0], linewidth=1, linestyle=':')
-        axes.set_xlabel('log-density of the action (nats)')
+        axes.set_xlabel('log-density of the action (nats; the lowest bar: and all below)')
         axes.set_ylabel('share of the actions per nat')
         axes.set_title(literal(run.title), fontsize=10)
         plain(axes)

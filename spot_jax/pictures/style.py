@@ -1,6 +1,7 @@
 """What pictures share: colours, legends, axes and files."""
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,12 @@ def sheet() -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def line_style(number: int) -> dict[str, Any]:
-    """The colour and the kind of line of one of several curves."""
+def line_style(number: int, label: str = '', order: Sequence[str] = ()) -> dict[str, Any]:
+    """The colour and the kind of line of one of several curves.
+
+    Of a label in `order`, those of its place there, if that has a colour for each.
+    """
+    number = order.index(label) if label in order and len(order) <= len(COLORS) else number
     kind = LINE_STYLES[number // len(COLORS) % len(LINE_STYLES)]
     return {'color': COLORS[number % len(COLORS)], 'linestyle': kind}
 

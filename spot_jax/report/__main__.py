@@ -27,7 +27,7 @@ def report(tops: Sequence[Path], output: Path, overwrite: bool, with_times: bool
 
     Raises InputError, with nothing written, if there are none, or if a file is there already and not to be replaced.
     """
-    require_free([output / 'index.html'], overwrite, '--out')  # before the work
+    require_free([output / 'index.html', output / LIST], overwrite, '--out')  # before the work
     collected = collect(tops)
     rows, kept_apart = compare(collected)
     pictures, damaged = curves(rows)
@@ -38,11 +38,12 @@ def report(tops: Sequence[Path], output: Path, overwrite: bool, with_times: bool
         raise InputError('nothing to report: give folders with runs in them')
     sections = [*score_sections(rows), *pictures, *sensitivity(rows), *budget(rows)]
     sections += timing(collected.runs) if with_times else []
-    found = files([*sections, published()], collected.runs, run_table(collected.runs), policy_table(rows), problems)
+    found = files(
+        [*sections, *published(rows)], collected.runs, run_table(collected.runs), policy_table(rows), problems
+    )
     require_free([output / name for name in found], overwrite, '--out')
     earlier = _listed(output)
-    for _ in write_all(output, {LIST: '\n'.join([*found, '']).encode(), **found}):
-        pass
+    write_all(output, {LIST: '\n'.join([*found, '']).encode(), **found})
     for name in earlier - found.keys():  # of the report that is replaced: a picture of runs that are in no more
         (output / name).unlink(missing_ok=True)
     print(output / 'index.html')

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,10 +19,10 @@ class Collected(NamedTuple):
     problems: list[str]
 
 
-def _folders(top: Path) -> Iterator[tuple[Path, bool]]:
+def _folders(top: Path, failed: Callable[[OSError], None]) -> Iterator[tuple[Path, bool]]:
     """The folders of runs in and below `top`, in the order of their names, and whether they have a config."""
     visited = set()
-    for path, inner, files in os.walk(top, followlinks=True):
+    for path, inner, files in os.walk(top, onerror=failed, followlinks=True):
         real = os.path.realpath(path)
         if real in visited:  # links in a circle, or two to one folder
             inner.clear()
@@ -35,11 +36,24 @@ def _folders(top: Path) -> Iterator[tuple[Path, bool]]:
             yield Path(path), False
 
 
-def _name(top: Path, workdir: Path, several: bool) -> str:
-    """What a run is called: its place below the folder that was given, whose own name comes first among several."""
-    inner = workdir.relative_to(top)
-    base = Path(os.path.realpath(top)).name
-    return printable(str(Path(base) / inner) if several or inner == Path() else str(inner))
+def _bases(tops: Sequence[Path]) -> list[Path]:
+    """What the folders that were given are called: the ends of their paths, long enough to tell them apart."""
+    places = [Path(os.path.realpath(top)) for top in tops]
+    for length in range(1, max(len(place.parts) for place in places)):
+        ends = [Path(*place.parts[-length:]) for place in places]
+        if len(set(ends)) == len(ends):
+            return ends
+    return places
+
+
+def _name(base: Path, inner: Path, several: bool, taken: Collection[str]) -> str:
+    """What a run is called: its place below the folder that was given, whose own name comes first among several.
+
+    Another name than those that are taken.
+    """
+    name = printable(str(base / inner) if several or inner == Path() else str(inner))
+    others = (f'{name} ({number})' for number in count(2))
+    return name if name not in taken else next(other for other in others if other not in taken)
 
 
 def _content(run: Run) -> str:
@@ -55,22 +69,23 @@ def collect(tops: Iterable[Path]) -> Collected:
     runs: list[Run] = []
     problems: list[str] = []
     seen: dict[str, str] = {}
-    for top in tops:
+    failed = lambda error: problems.append(f'cannot read {error.filename}: {error.strerror}')
+    for top, base in zip(tops, _bases(tops), strict=True):
         if not top.is_dir():
             problems.append(f'{top} is {"no folder" if os.path.lexists(top) else "not there"}')
             continue
-        found = list(_folders(top))
-        if not found:
+        before = len(problems)
+        found = list(_folders(top, failed))
+        if not found and len(problems) == before:
             problems.append(f'{top} has no runs in it')
         for workdir, has_config in found:
-            name = _name(top, workdir, len(tops) > 1)
-            if not has_config:
-                problems.append(f'{name} has no config.json')
-                continue
             real = os.path.realpath(workdir)
             if real in seen:
                 continue
-            seen[real] = name
+            name = seen[real] = _name(base, workdir.relative_to(top), len(tops) > 1, seen.values())
+            if not has_config:
+                problems.append(f'{name} has no config.json')
+                continue
             try:
                 run, lines = read(workdir, name)
             except InputError as error:

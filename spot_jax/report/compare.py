@@ -1,14 +1,17 @@
 """Which policies may be compared: those of one task in a row, those of one method and setting in a column of it."""
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from spot_jax.acting.specs import MAX_EPISODE_STEPS
 from spot_jax.data.load import Selection
-from spot_jax.methods import METHODS, hyperparameters, path_of
+from spot_jax.methods import hyperparameters
 from spot_jax.population.members import Member
 from spot_jax.report.collect import Collected
 from spot_jax.report.read import SCORES, Run
-from spot_jax.report.rows import Entry, Facts, Row, grouped, labelled, told_apart
+from spot_jax.report.rows import UNITS, Entry, Facts, Row, grouped, labelled, told_apart
 from spot_jax.run.build import selection_of
 from spot_jax.run.config import lookup
 from spot_jax.run.effects import covers, read_paths
@@ -17,6 +20,8 @@ from spot_jax.run.workdir import NO_EFFECT
 # What makes a task: runs that differ in one of these are in rows of their own.
 TASK = ('dataset_id', 'task', 'flatten_observations', 'clip_actions', 'offline.steps', 'online.steps')
 EVALUATION = ('evaluation.episodes', 'evaluation.seed', 'evaluation.max_episode_steps')
+# Of these, None is that a run does not tell: it learned from some of the data, or is of an older version.
+NOT_TOLD = ('data', 'environment_made_as')
 # What changes no result, or is told of by the members.
 ASIDE = ('seeds', 'part', 'grid', 'method', 'log_interval', 'checkpoint', 'evaluation', *NO_EFFECT)
 SIZES = ('umaze', 'medium', 'large')  # the order of mazes
@@ -40,24 +45,36 @@ def _task(run: Run) -> Facts:
         facts['evaluation.interval'] = config.evaluation.interval  # the regret is a mean over these
         if config.online.restore is not None:
             del facts['offline.steps']
+    spec, made_as = run.results.spec, None
+    if spec is not None:
+        if spec.get('max_episode_steps') is not None:
+            facts['evaluation.max_episode_steps'] = MAX_EPISODE_STEPS  # whatever the config says: nothing reads it
+        made_as = _digest([spec.get('max_episode_steps'), spec.get('kwargs')])
     facts |= {'environment': run.results.environment, 'reference': run.results.reference}
-    return tuple(sorted((facts | {'data': None if _chooses(run) else run.results.sha256[:8]}).items()))
+    facts |= {'data': None if _chooses(run) else run.results.sha256[:8], 'environment_made_as': made_as}
+    return tuple(sorted(facts.items()))
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _whole_task(task: Facts, others: Iterable[Facts]) -> Facts:
-    """Of runs that learned from some of the episodes, the task of those that learned from all, if there is just one.
+    """Of runs that do not tell all `NOT_TOLD`, the task of those that tell most and agree in the rest, if just one.
 
-    So that %BC stands in the row of the dataset that it takes its episodes from.
+    So that %BC stands in the row of the dataset that it takes its episodes from, and an older run beside newer ones.
     """
     facts = dict(task)
-    same = [other for other in others if dict(other) | {'data': None} == facts and other != task]
-    return same[0] if facts['data'] is None and len(same) == 1 else task
+    unknown = {name: None for name in NOT_TOLD if facts[name] is None}
+    same = [dict(other) for other in others if dict(other) | unknown == facts and other != task]
+    told = [sum(other[name] is not None for name in NOT_TOLD) for other in same]
+    most = [other for other, count in zip(same, told, strict=True) if count == max(told)]
+    return tuple(sorted(most[0].items())) if len(most) == 1 else task
 
 
 def _setting(run: Run, member: Member) -> Facts:
-    config, method = run.config, METHODS[run.config.method]
-    aside = (*ASIDE, *TASK, path_of(config.method, method.restore or ''))
-    paths = hyperparameters(config.method)
+    config = run.config
+    aside, paths = (*ASIDE, *TASK), hyperparameters(config.method)
     facts = {path: _plain(lookup(config, path)) for path in read_paths(config) if not covers(aside, path)}
     if run.results is not None and _chooses(run):
         facts['data'] = run.results.sha256[:8]
@@ -114,5 +131,12 @@ def compare(collected: Collected) -> tuple[list[Row], list[str]]:
             problems.append(f'runs on {name} differ in {", ".join(what)}: they are in {len(own)} rows, not compared')
         for each, label in zip(own, labels, strict=True):
             entries = tasks[tuple(sorted(each.items()))]
-            rows.append(Row(labelled(name, label), each, _metric(entries), grouped(entries, titles)))
+            row = Row(labelled(name, label), each, _metric(entries), grouped(entries, titles))
+            rows.append(row)
+            evaluated = [e for e in entries if e.policy.scores['return'] is not None]
+            best = next((s for s in SCORES if any(e.policy.scores[s] is not None for e in evaluated)), row.metric)
+            if best != row.metric:
+                without = dict.fromkeys(e.run.name for e in evaluated if e.policy.scores[best] is None)
+                instead = f'{row.label} is compared by {UNITS[row.metric]}, not {UNITS[best]}'
+                problems.append(f'{instead}: there is none of {", ".join(without)}')
     return rows, problems

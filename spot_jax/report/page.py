@@ -13,7 +13,7 @@ from spot_jax.pictures.style import png
 from spot_jax.report.read import Run
 from spot_jax.report.runs import command, fields
 from spot_jax.report.scores import Section
-from spot_jax.report.tables import FORMATS, Table, escaped, markdown
+from spot_jax.report.tables import FORMATS, Table, escaped, fenced, markdown
 
 TITLE = 'Offline reinforcement learning: a report of runs'
 
@@ -69,6 +69,9 @@ def in_markdown(sections: Sequence[Section], runs: Sequence[Run], run_table: Tab
         for table in section.tables:
             parts += [f'### {table.title}' if table.title != section.title else '', markdown(table).strip(), table.note]
         parts += [f'![{section.title}](pictures/{name}.png)' for name in section.pictures]
+    parts.append('### How to make each again')
+    for run in runs:
+        parts += [escaped(f'{run.name}: {run.title} on {run.config.dataset_id}'), fenced(command(run))]
     return '\n\n'.join(filter(None, parts)) + '\n'
 
 

@@ -1,5 +1,6 @@
 """Reading what a run has written, checked; whatever is wrong with it is told of in one line."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +37,7 @@ class Results(NamedTuple):
     policies: list[Policy]
     sha256: str  # of its data
     environment: str | None
+    spec: dict[str, Any] | None  # all that is told of the environment; None: an older run
     reference: str | None  # what its normalised scores are measured by
     seconds: dict[str, float]  # of each phase
     versions: dict[str, str]
@@ -118,9 +120,14 @@ def read_results(workdir: Path, config: ConfigDict) -> Results:
         require(count == len(everyone), f'it has {count} members, the config {len(everyone)}')
         episodes = config.evaluation.episodes
         policies = [_policy(m, member, episodes) for m, member in zip(listed or (), everyone, strict=True)]
+        there = [{s for s in SCORES if p.scores[s] is not None} for p in policies]
+        evaluated = [scores for scores in there if scores]
+        require(all(scores == evaluated[0] for scores in evaluated), 'some of its members lack scores that others have')
         sha256, environment = found.get('dataset_sha256'), found.get('environment_id')
         require(isinstance(sha256, str), 'it has no dataset_sha256')
         require(environment is None or isinstance(environment, str), 'its environment_id makes no sense')
+        spec = found.get('environment')
+        require(spec is None or isinstance(spec, dict), 'its environment makes no sense')
         seconds = _named(found.get('wall_clock_s'), int | float, 'wall_clock_s')  # type: ignore[arg-type]
         seconds = {name: _number(value, f'wall_clock_s of {name}', 0) for name, value in seconds.items()}
         versions = _named(found.get('versions', {}), str, 'versions')
@@ -129,7 +136,7 @@ def read_results(workdir: Path, config: ConfigDict) -> Results:
         raise InputError(f'{path} makes no sense: {error}') from error
     measured_by = None if reference is None else printable(str(reference))
     return Results(
-        policies, printable(str(sha256)), environment and printable(environment), measured_by, seconds, versions
+        policies, printable(str(sha256)), environment and printable(environment), spec, measured_by, seconds, versions
     )
 
 
@@ -141,9 +148,29 @@ def _last_step(rows: list[dict[str, str]]) -> int:
 def _progress(config: ConfigDict, rows: list[dict[str, str]]) -> str:
     if not rows:
         return 'unfinished: no metrics yet'
-    phase = rows[-1].get('phase', '')
+    phase = printable(rows[-1].get('phase', ''))
     of = f' of {config.offline.steps}' if phase == 'offline' else ''
     return f'unfinished: {phase} {_last_step(rows)}{of}'
+
+
+def _require_agreement(workdir: Path, rows: list[dict[str, str]], results: Results) -> None:
+    """Raises InputError if metrics.csv has other scores of the same policies than results.json."""
+    last = {(row['member'], int(row['gradient_steps'])): row for row in rows if row.get('evaluation/return')}
+    for policy in results.policies:
+        row = last.get((str(policy.member.number), policy.gradient_steps), {})
+        for score, ours in policy.scores.items():
+            theirs = row.get(f'evaluation/{score}')
+            if ours is None or not theirs or policy.diverged:
+                continue
+            try:
+                agree = math.isclose(ours, float(theirs), rel_tol=1e-5, abs_tol=1e-5)
+            except ValueError:
+                continue  # the learning curves tell of it
+            if not agree:
+                raise InputError(
+                    f'{workdir / "results.json"} and metrics.csv do not belong together: '
+                    f'the {score} of member {policy.member.number} is {ours:.6g} and {theirs:.20}'
+                )
 
 
 def read(workdir: Path, name: str) -> tuple[Run, list[str]]:
@@ -167,12 +194,15 @@ def read(workdir: Path, name: str) -> tuple[Run, list[str]]:
     if not os.path.lexists(workdir / 'results.json'):
         return unfinished()
     results = read_results(workdir, config)
-    done = [p.gradient_steps for p in results.policies if not p.diverged]
-    stale = bool(done) and (
-        _last_step(rows) > max(done) or (not config.online.steps and done[0] < config.offline.steps)
-    )
-    if stale:  # an older version made the run longer, and left the results of before
-        return unfinished()
+    done = {p.gradient_steps for p in results.policies if not p.diverged}
+    if len(done) > 1:
+        raise InputError(f'{workdir / "results.json"} makes no sense: its members made {sorted(done)} updates')
+    ended = max(done, default=0)
+    if done and (_last_step(rows) > ended or (not config.online.steps and ended < config.offline.steps)):
+        return unfinished()  # an older version made the run longer, and left the results of before
+    if done and not config.online.steps and ended > config.offline.steps:
+        raise InputError(f"{workdir / 'results.json'} is of {ended} updates, the config's are {config.offline.steps}")
+    _require_agreement(workdir, rows, results)
     ends = {row['member']: int(row['gradient_steps']) for row in rows}
     if rows and any(ends.get(str(p.member.number), 0) < p.gradient_steps for p in results.policies if not p.diverged):
         problems.append(f'no learning curves of {name}: {workdir / "metrics.csv"} ends before the run did')

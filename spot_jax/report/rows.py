@@ -1,6 +1,8 @@
 """The rows of a report: a task each, and in it the seeds of every method and setting."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,14 +80,15 @@ def ylim(row: Row) -> tuple[float, float] | None:
     return (0, 100) if row.metric == 'success_rate' else None
 
 
-def is_scaled(row: Row) -> bool:
-    """Whether its scores may be pooled with those of other tasks: raw returns may not."""
-    return row.metric != 'return'
+def pooled(rows: Sequence[Row]) -> list[Row]:
+    """Those whose scores may be pooled: no raw returns, and no dataset that is in several rows: it would weigh more."""
+    times = Counter(row.facts['dataset_id'] for row in rows)
+    return [row for row in rows if row.metric != 'return' and times[row.facts['dataset_id']] == 1]
 
 
 def _text(value: Any) -> str:
     if isinstance(value, float):
-        return f'{value:.6g}'
+        return f'{value:.15g}'
     return ','.join(map(_text, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -134,4 +137,9 @@ def grouped(entries: list[Entry], titles: Mapping[str, str]) -> dict[str, Group]
             seeds = sorted(each, key=lambda e: e.policy.member.seed)
             of_a_grid = bool(alone) and setting not in alone
             found.append(Group(labelled(title, labels[setting]), title, dict(setting), seeds, of_a_grid))
-    return {group.label: group for group in sorted(found, key=group_order)}
+    groups: dict[str, Group] = {}
+    for group in sorted(found, key=group_order):
+        others = (f'{group.label} ({number})' for number in count(2))
+        label = group.label if group.label not in groups else next(other for other in others if other not in groups)
+        groups[label] = group._replace(label=label)
+    return groups

@@ -10,10 +10,10 @@ import numpy as np
 from spot_jax.pictures.comparisons import WIDTH
 from spot_jax.pictures.curves import Curve, draw_curves, draw_panels, learning_curves
 from spot_jax.report.read import Run
-from spot_jax.report.rows import Group, Row
-from spot_jax.report.scores import Section
+from spot_jax.report.rows import UNITS, Group, Row
+from spot_jax.report.scores import Section, columns_of
 from spot_jax.report.tables import ABSENT, Table, number
-from spot_jax.run.config import default_config, lookup, members
+from spot_jax.run.config import default_config, goes_on, lookup, members
 from spot_jax.run.effects import read_paths
 
 PLAIN = 'experiments/default.py'  # the config without a preset
@@ -58,7 +58,7 @@ def _rows_of(group: Group) -> list[dict[str, str]]:
 
 def curves(rows: Sequence[Row]) -> tuple[list[Section], list[str]]:
     """A picture of each task's learning curves, and a line for each method whose metrics make no sense."""
-    pictures, problems = {}, []
+    pictures, problems, order = {}, [], columns_of(rows)
     for number_, row in enumerate(rows):
         metric, found = f'evaluation/{row.metric}', []
         for group in row.compared.values():
@@ -70,10 +70,12 @@ def curves(rows: Sequence[Row]) -> tuple[list[Section], list[str]]:
                     f'no learning curve of {group.label} on {row.label}: the metrics.csv of {names} is damaged'
                 )
         if any(len(curve.steps) > 1 for curve in found):  # else the tables say it all
-            draw = draw_curves if len(found) <= MAX_TOGETHER else draw_panels
-            pictures[f'learning_curves_{number_ + 1}'] = draw(
-                found, metric, f'{row.label}{", fine-tuned" * row.fine_tuned}', WIDTH
+            title = f'{row.label}{", fine-tuned" * row.fine_tuned}'
+            few = len(found) <= MAX_TOGETHER
+            figure = (
+                draw_curves(found, metric, title, WIDTH, order) if few else draw_panels(found, metric, title, WIDTH)
             )
+            pictures[f'learning_curves_{number_ + 1}'] = figure
     return [Section('Learning curves', '', [], pictures)] if pictures else [], problems
 
 
@@ -116,8 +118,22 @@ def timing(runs: Iterable[Run]) -> list[Section]:
 
 def run_table(runs: Iterable[Run]) -> Table:
     """All runs and how far they are."""
-    cells = [[r.name, r.config.dataset_id, r.title, _seeds(r), _last(r), r.state] for r in runs]
-    heads = ['run', 'dataset', 'method', 'seeds', 'last evaluation, mean', 'state']
+    cells = [
+        [
+            run.name,
+            run.config.dataset_id,
+            run.title,
+            _seeds(run),
+            str(len(members(run.config).members)),
+            ABSENT if goes_on(run.config) else str(run.config.offline.steps),
+            str(run.config.online.steps or ABSENT),
+            _last(run),
+            run.state,
+        ]
+        for run in runs
+    ]
+    heads = ['run', 'dataset', 'method', 'seeds', 'members', 'offline updates', 'environment steps']
+    heads += ['last evaluation, mean of its members', 'state']
     return Table('runs', 'Runs', 'Unfinished runs are in no other table.', heads, cells)
 
 
@@ -129,6 +145,7 @@ def _last(run: Run) -> str:
     """The mean of the last evaluation in metrics.csv over the members that have it and have not diverged."""
     diverged = {str(p.member.number) for p in run.results.policies if p.diverged} if run.results else set()
     for metric in ('success_rate', 'normalized_score', 'return'):
+        scale = 100 if metric == 'success_rate' else 1
         try:
             rows = [row for row in run.rows if row[f'evaluation/{metric}']]
             last = max((int(row['gradient_steps']) for row in rows), default=0)
@@ -136,8 +153,8 @@ def _last(run: Run) -> str:
             found = [float(row[f'evaluation/{metric}']) for row in latest]
         except (KeyError, ValueError):
             continue
-        if found:
-            return f'{metric.replace("_", " ")} {np.mean(found):.3g}'
+        if found and np.isfinite(found).all():
+            return f'{number(scale * float(np.mean(found)))} ({UNITS[metric]})'
     return ABSENT
 
 

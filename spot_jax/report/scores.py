@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from spot_jax.pictures.comparisons import Band, draw_bands, draw_intervals
 from spot_jax.report import statistics
-from spot_jax.report.rows import Group, Row, group_order, is_scaled, unit
+from spot_jax.report.read import SCORES
+from spot_jax.report.rows import Group, Row, group_order, pooled, unit
 from spot_jax.report.tables import ABSENT, Table, best_of_row, number, with_interval, with_spread, with_totals
 
 PUBLISHED = Path(__file__).with_name('published.json')
@@ -53,6 +54,10 @@ def _usual(rows: Sequence[Row]) -> int:
     return Counter(len(group.entries) for row in rows for group in row.compared.values()).most_common(1)[0][0]
 
 
+def _seeds(usual: int) -> str:
+    return f'{usual} seeds where nothing else is said' if usual > 1 else 'one seed where nothing else is said'
+
+
 def cell(group: Group | None, scores: np.ndarray, usual: int) -> str:
     """'mean ± standard deviation' of a group's `scores`, with what is amiss."""
     if group is None:
@@ -75,10 +80,13 @@ def score_table(rows: Sequence[Row]) -> Table:
         means = [float(np.mean(s)) if ok else None for s, ok in zip(scores, whole, strict=True)]
         values[i] = [np.nan if mean is None else mean for mean in means]
         best |= {(i, j + 1) for j in best_of_row(means)}
-    with_total = len(rows) > 1 and all(map(is_scaled, rows))
-    seeds = f'{usual} seeds where nothing else is said' if usual > 1 else 'one seed where nothing else is said'
-    note = f'Mean ± standard deviation (n − 1) over seeds of the last evaluation; {seeds}. Bold: the best mean. '
+    with_total = len(rows) > 1 and len(pooled(rows)) == len(rows) and len({row.metric for row in rows}) == 1
+    note = (
+        f'Mean ± standard deviation (n − 1) over seeds of the last evaluation; {_seeds(usual)}. Bold: the best mean. '
+    )
     note += 'A mean of some of the seeds only is never the best and enters no total.'
+    if len(rows) > 1 and not with_total:
+        note += ' No totals: there are none of returns, of several kinds of scores, or of several rows of one dataset.'
     if with_total:
         cells = with_totals(cells, values)
         best |= {(len(rows), j + 1) for j in best_of_row([None if np.isnan(v) else v for v in values.sum(0)])}
@@ -88,10 +96,14 @@ def score_table(rows: Sequence[Row]) -> Table:
 def common_tasks(rows: Sequence[Row]) -> list[tuple[list[Row], list[str]]]:
     """Tasks that several methods can be compared over, with these methods: each has all of its seeds on all of them.
 
-    At most two sets, of those that are all tasks of some method: the one of most tasks, and the one that most methods
-    share. They may be the same one, and there may be none.
+    At most two sets for each metric, of those that are all tasks of some method: the one of most tasks, and the one
+    that most methods share. They may be the same one, and there may be none.
     """
-    rows = [row for row in rows if is_scaled(row)]
+    return [each for metric in SCORES for each in _common([row for row in pooled(rows) if row.metric == metric])]
+
+
+def _common(rows: Sequence[Row]) -> list[tuple[list[Row], list[str]]]:
+    """`common_tasks` of one metric."""
     have = {
         label: tuple(i for i, row in enumerate(rows) if is_whole(row.compared.get(label), row.metric))
         for label in columns_of(rows)
@@ -113,8 +125,8 @@ def _improvement(scores: dict[str, list[np.ndarray]]) -> list[list[str]]:
     return [[label, *(found.get((label, other), ABSENT) for other in scores)] for label in scores]
 
 
-def aggregates(rows: Sequence[Row], labels: Sequence[str], suffix: str) -> Section:
-    """Statistics over tasks of methods that have all of them."""
+def aggregates(rows: Sequence[Row], labels: Sequence[str], suffix: str, order: Sequence[str]) -> Section:
+    """Statistics over tasks of methods that have all of them; `order` of the labels gives each its colour."""
     scores = {label: [row.compared[label].scores(row.metric) for row in rows] for label in labels}
     cells, middle, profiles = [], [], []
     for label, own in scores.items():
@@ -125,14 +137,15 @@ def aggregates(rows: Sequence[Row], labels: Sequence[str], suffix: str) -> Secti
         profiles.append(Band(label, THRESHOLDS, *statistics.performance_profile(own, THRESHOLDS)))
     best = {(i, 3) for i in best_of_row([float(each.value) for each in middle])}
     names = ', '.join(row.label for row in rows)
-    interval = f'[ ]: {statistics.LEVEL:.0%} interval of a bootstrap within each task'
+    level = f'{statistics.LEVEL:.0%} interval'
+    interval = f'[ ]: {level} of a bootstrap within each task'
     units = '; '.join(dict.fromkeys(map(unit, rows)))
     where = f'over {len(rows)} tasks' if len(rows) > 1 else f'on {names}'
     more = f'Scores of the last evaluation ({units}). {interval}; none of a method with one seed of a task.'
     return Section(
         f'{len(labels)} methods {where}',
         f'Methods with a score of every seed on {names}. Interquartile mean: of the middle half of all scores. '
-        'Profile: the share of seeds that score more than τ.',
+        f'Profile: the share of seeds that score more than τ, with its {level}.',
         [
             Table(
                 f'aggregates{suffix}',
@@ -152,7 +165,9 @@ def aggregates(rows: Sequence[Row], labels: Sequence[str], suffix: str) -> Secti
         ],
         {
             f'interquartile_mean{suffix}': draw_intervals(labels, middle, f'interquartile mean ({units})'),
-            f'profiles{suffix}': draw_bands(profiles, f'τ ({units})', 'share of seeds with score > τ', (0, 1)),
+            f'profiles{suffix}': draw_bands(
+                profiles, f'τ ({units})', 'share of seeds with score > τ', (0, 1), order=order
+            ),
         },
     )
 
@@ -162,7 +177,7 @@ def online_table(rows: Sequence[Row]) -> Table:
     labels, usual = columns_of(rows), _usual(rows)
     cells, best = [], set()
     for i, row in enumerate(rows):
-        line, after = [f'{row.label} ({unit(row)})'], []
+        line, after = [f'{row.label} ({unit(row)})', str(row.facts['online.steps'])], []
         for label in labels:
             group = row.compared.get(label)
             good = [] if group is None else [e.policy for e in group.entries if not e.policy.diverged]
@@ -174,21 +189,25 @@ def online_table(rows: Sequence[Row]) -> Table:
             regret = with_spread(*statistics.mean_and_std(100 * regrets)) if len(regrets) else ABSENT
             line += [first, cell(group, scores, usual), regret]
             after.append(float(np.mean(scores)) if is_whole(group, row.metric) else None)
-        best |= {(i, 3 * j + 2) for j in best_of_row(after)}
+        best |= {(i, 3 * j + 3) for j in best_of_row(after)}
         cells.append(line)
     heads = [f'{label}, {what}' for label in labels for what in ('offline', 'online', 'regret')]
     note = (
-        'Mean ± standard deviation (n − 1) over seeds before and after. Regret: the mean of 100 − success, in percent, '
+        f'Mean ± standard deviation (n − 1) over seeds before and after; {_seeds(usual)}. '
+        'Regret: the mean of 100 − success, in percent, '
     )
     note += "over the online phase's evaluations, the one before its first step included. Bold: the best afterwards."
-    return Table('online', 'Online fine-tuning', note, ['task', *heads], cells, best)
+    return Table('online', 'Online fine-tuning', note, ['task', 'environment steps', *heads], cells, best)
 
 
-def published() -> Section:
-    """D4RL's numbers as they were printed."""
+def published(rows: Sequence[Row]) -> list[Section]:
+    """D4RL's numbers as they were printed, of the kinds of tasks that there are."""
     facts = json.loads(PUBLISHED.read_text())
+    kinds = {(row.facts['task'], False) for row in rows} | {(row.facts['task'], row.fine_tuned) for row in rows}
     tables = []
     for each in facts['tables']:
+        if (each['task'], each['fine_tuned']) not in kinds:
+            continue
         best = {(i, j + 1) for i, row in enumerate(each['rows'].values()) for j in best_of_row(row)}
         cells = [[name, *map(number, row)] for name, row in each['rows'].items()]
         for row, std in zip(cells, each.get('standard_deviation_of_last', ()), strict=False):
@@ -196,7 +215,7 @@ def published() -> Section:
         total = 'total' in each['rows']
         tables.append(Table(each['name'], each['title'], '', ['task', *each['columns']], cells, best, total))
     text = f"From {facts['source']}: on D4RL's own data. Those above are of other data, unless a task says D4RL."
-    return Section('Published numbers, on other data', text, tables, {})
+    return [Section('Published numbers, on other data', text, tables, {})] if tables else []
 
 
 def score_sections(rows: Sequence[Row]) -> list[Section]:
@@ -207,7 +226,7 @@ def score_sections(rows: Sequence[Row]) -> list[Section]:
     if offline:
         sections.append(Section('Scores', '', [score_table(offline)], {}))
     for number_, (tasks, labels) in enumerate(common_tasks(offline)):
-        sections.append(aggregates(tasks, labels, f'_{number_ + 1}' if number_ else ''))
+        sections.append(aggregates(tasks, labels, f'_{number_ + 1}' if number_ else '', columns_of(rows)))
     if online:
         sections.append(Section('Online fine-tuning', '', [online_table(online)], {}))
     return sections

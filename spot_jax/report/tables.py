@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ class Table(NamedTuple):
 
 def number(value: float | None, digits: int = 1) -> str:
     """A number as tables have it."""
-    return ABSENT if value is None else f'{value:.{digits}f}'
+    return ABSENT if value is None else f'{value:z.{digits}f}'
 
 
 def with_spread(mean: float, std: float | None) -> str:
@@ -40,14 +41,21 @@ def with_interval(value: float, low: float | None, high: float | None, digits: i
 
 def best_of_row(values: Sequence[float | None]) -> list[int]:
     """Where a row's largest value is, as printed; nowhere if there are no two to choose from."""
-    shown = [None if value is None else round(value, 1) for value in values]
+    shown = [None if value is None else float(number(value)) for value in values]
     there = [value for value in shown if value is not None]
     return [i for i, value in enumerate(shown) if value == max(there)] if len(there) > 1 else []
 
 
 def escaped(text: str) -> str:
     """A text as Markdown shows it."""
-    return text.replace('\\', '\\\\').replace('|', '\\|').replace('<', '&lt;').replace('*', '\\*')
+    text = re.sub(r'([\\|*`~])', r'\\\1', text.replace('&', '&amp;').replace('<', '&lt;'))
+    return text.replace('](', ']\\(').replace('__', '\\_\\_')
+
+
+def fenced(text: str) -> str:
+    """A text as Markdown shows code, whatever is in it."""
+    fence = '`' * max([3, *(len(ticks) + 1 for ticks in re.findall('`+', text))])
+    return f'{fence}\n{text}\n{fence}'
 
 
 def markdown(table: Table) -> str:

@@ -189,7 +189,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         require(not config.grid.discount, f'config.grid.discount: {one}: set that, in a run for each')
     require(capacity is None or capacity >= freq, f'config.online.capacity={capacity}: must be at least {freq}')
     k, n = config.part
-    require(k < n, f'config.part=({k}, {n}): parts are numbered from 0 to {n - 1}')
+    require(k < n, f'config.part=({k}, {n}): of {n} parts, numbered from 0, there is no number {k}')
     for path in ('offline.steps', 'online.steps', 'log_interval', 'evaluation.interval', 'checkpoint.interval'):
         require(values[path] % freq == 0, f'config.{path}={values[path]}: must be a multiple of policy_freq={freq}')
     if not goes_on(config):  # its seeds and grid are not known yet

@@ -102,25 +102,20 @@ class Suite:
             self.process.send_signal(self.stop_signal)
 
     def _wait_for_others(self, job: Job) -> None:
-        """Waits while another process has the run: an earlier one that stops, or another host."""
+        """Waits while another process has the run: an earlier one that stops, another suite or another host."""
         told = False
-        while job.workdir.is_dir() and not self.stop_signal:
-            try:
-                with held(job.workdir):
-                    return
-            except InUseError:
-                if not told:
-                    self.progress.tell(f'{job.name}: another process is at it, waiting')
-                told = True
-                time.sleep(POLL)
-            except InputError:
-                return  # the run itself tells of it
+        while not self.stop_signal and _is_in_use(job):
+            if not told:
+                self.progress.tell(f'{job.name}: another process is at it, waiting')
+            told = True
+            time.sleep(POLL)
 
     def _run(self, job: Job) -> int:
         """Runs a job; returns its exit status. Raises OSError if its log cannot be written."""
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open('ab') as log:
             self._start(job, log)
+            self.progress.tell(f'{job.name} is at work, run {self.ended} of {len(self.jobs)}: {job.log}')
             assert self.process is not None
             before = done(job)
             while self.process.poll() is None:
@@ -131,6 +126,17 @@ class Suite:
         if not self.stop_signal:
             self.progress.drop(total(job) - self._count(job, before))  # of one that failed, or diverged
         return status
+
+    def _made(self, job: Job) -> int | None:
+        """Has a job's run made, by this suite or by whoever has its folder; None: it is finished already."""
+        while True:
+            self._wait_for_others(job)
+            if self.stopping() or is_finished(job):
+                return None
+            self.progress.name(job)
+            status = self._run(job)
+            if status == 0 or self.stopping() or not _is_in_use(job):
+                return status
 
     def _count(self, job: Job, before: int) -> int:
         """Counts the updates that the run has made since there were `before`; how many there are."""
@@ -159,23 +165,17 @@ class Suite:
         before = {number: signal.signal(number, self.handle_signal) for number in STOPS}
         try:
             for number, job in enumerate(self.jobs, 1):
+                self.ended = number
                 try:
-                    self._wait_for_others(job)
-                    if self.stopping():
-                        break
-                    self.ended = number
-                    if is_finished(job):
-                        continue
-                    self.progress.name(job)
-                    status = self._run(job)
+                    status = self._made(job)
                 except OSError as error:
-                    self.ended = number
                     self.progress.drop(total(job) - done(job))
                     self._fail(job, f'failed: {error.filename}: {error.strerror}')
                     continue
                 if self.stopping():
                     break
-                self._tell(job, status)
+                if status is not None:
+                    self._tell(job, status)
         finally:
             self.progress.close()
             for number, old in before.items():
@@ -185,6 +185,19 @@ class Suite:
             return 128 + self.stop_signal
         print(f'{len(self.jobs) - len(self.failed)} of {len(self.jobs)} runs finished')
         return SOME_FAILED if self.failed else 0
+
+
+def _is_in_use(job: Job) -> bool:
+    """Whether another process has the run's folder."""
+    try:
+        if job.workdir.is_dir():
+            with held(job.workdir):
+                pass
+    except InUseError:
+        return True
+    except InputError:
+        pass  # the run itself tells of it
+    return False
 
 
 def run(jobs: Sequence[Job]) -> int:
@@ -205,5 +218,5 @@ def _last_line(path: Path) -> str:
     """The last line that is no blank; of a long log, of its end."""
     with path.open('rb') as file:
         file.seek(max(0, path.stat().st_size - 4096))
-        lines = [line.strip() for line in file.read().decode(errors='replace').splitlines() if line.strip()]
+        lines = [line.strip() for line in file.read(4096).decode(errors='replace').splitlines() if line.strip()]
     return lines[-1][:200] if lines else 'it printed nothing'

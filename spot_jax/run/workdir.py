@@ -135,6 +135,8 @@ def read_run(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     config = read_config(workdir)
     state = folder.restore(workdir, partial(check, config, workdir))
     if state is None or state['phase'] not in ('offline', 'online'):
+        if state is None and (workdir / 'results.json').is_file():
+            raise InputError(f'the run in {workdir} has ended, but its checkpoints are not there: put them back')
         raise InputError(f'the run in {workdir} has no trained policy yet: let it go on training')
     return json.loads(config.to_json()), state
 

@@ -26,16 +26,28 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     Raises InputError, with nothing left behind, if that fails: the disk may be full, or read-only.
     """
-    temporary = path.with_name(f'.{path.name}.tmp')
+    write_together({path: data})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Writes files that are whole or absent each; if one cannot be written, none is, and what was there stays.
+
+    Raises InputError if that fails.
+    """
+    temporary = {path: path.with_name(f'.{path.name}.tmp') for path in files}
+    path = None
     try:
-        with temporary.open('wb') as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        for path, data in files.items():
+            with temporary[path].open('wb') as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        for path in files:
+            temporary[path].replace(path)
     except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        for unfinished in temporary.values():
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
         if isinstance(error, OSError):
             raise InputError(f'cannot write {path}: {error.strerror}') from error
         raise

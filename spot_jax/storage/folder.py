@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from spot_jax.storage import checkpoint, metrics
 from spot_jax.storage.checkpoint import DamagedError
+from spot_jax.storage.outputs import remove_empty
 from spot_jax.system.errors import InputError
 
 FILES = ('metrics.csv', 'results.json')  # beside config.json
@@ -59,20 +60,14 @@ def held(workdir: Path) -> Iterator[None]:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         descriptor = _lock(workdir)
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-        _remove_empty(made)
+        remove_empty(made)
         raise InputError(f'cannot write in --workdir={workdir}: {getattr(error, "strerror", error)}') from error
     try:
         yield
     finally:
-        _remove_empty(made)
+        remove_empty(made)
         if descriptor is not None:
             os.close(descriptor)
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    for path in folders:
-        with contextlib.suppress(OSError, ValueError):  # it is not empty, or not there
-            path.rmdir()
 
 
 def place_of(workdir: Any) -> Path:

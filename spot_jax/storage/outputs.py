@@ -1,10 +1,11 @@
 """Files that a command makes for people: none overwritten unasked, each whole or absent."""
 
+import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from spot_jax.storage.checkpoint import write_atomically
+from spot_jax.storage.checkpoint import write_together
 from spot_jax.system.errors import InputError
 
 
@@ -31,17 +32,29 @@ def require_writable(path: Path, advice: str) -> None:
         raise InputError(f'cannot write in {above}: {advice}')
 
 
-def write_all(folder: Path, files: Mapping[str, bytes]) -> Iterator[Path]:
-    """Writes files, by their names in a folder that is made if it is not there; the path of each once it is written.
+def write_all(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
+    """Writes files, by their names in a folder that is made if it is not there; returns their paths.
 
-    Raises InputError if that fails.
+    All or, if that fails, none of them: raises InputError then.
     """
+    found = {folder / name: data for name, data in files.items()}
+    made: list[Path] = []
     try:
-        for name, data in files.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, data)
-            yield path
-    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        for parent in dict.fromkeys(path.parent for path in found):
+            made = [above for above in (parent, *parent.parents) if not above.exists()] + made
+            parent.mkdir(parents=True, exist_ok=True)
+        write_together(found)
+    except (InputError, OSError, ValueError) as error:  # ValueError: a path with a null byte
+        remove_empty(made)
+        if isinstance(error, InputError):
+            raise
         place = getattr(error, 'filename', None) or folder
         raise InputError(f'cannot write {place}: {getattr(error, "strerror", error)}') from error
+    return list(found)
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Removes those of the folders that are empty."""
+    for path in folders:
+        with contextlib.suppress(OSError, ValueError):  # it is not empty, or not there
+            path.rmdir()

@@ -114,6 +114,7 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
     found = {label: (entry.run.name, entry.policy.scores['success_rate']) for label, group in rows[0].groups.items()
              for entry in group.entries}  # fmt: skip
     assert found == {'BC': ('a/runs/x', 1.0), 'TD3+BC': ('a/runs/x/x', 0.5), 'IQL': ('b/runs/x', 0.0)}
+    assert [run.name for run in collect([tmp_path / 'a' / 'runs' / 'x']).runs] == ['x', 'x (2)']  # and x/x
     shutil.copytree(tmp_path / 'a' / 'runs' / 'x', tmp_path / 'c' / 'x')
     _, problems = rows_of(tmp_path / 'a' / 'runs' / 'x', tmp_path / 'c' / 'x')
     assert problems == ['c/x is a copy of runs/x', 'c/x/x is a copy of runs/x/x']

@@ -3,11 +3,10 @@
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
-from spot_jax.report.read import Run, read
+from spot_jax.report.read import Run, read, untaken
 from spot_jax.storage.folder import FILES
 from spot_jax.system.errors import InputError, printable
 
@@ -51,9 +50,7 @@ def _name(base: Path, inner: Path, several: bool, taken: Collection[str]) -> str
 
     Another name than those that are taken.
     """
-    name = printable(str(base / inner) if several or inner == Path() else str(inner))
-    others = (f'{name} ({number})' for number in count(2))
-    return name if name not in taken else next(other for other in others if other not in taken)
+    return untaken(printable(str(base / inner) if several or inner == Path() else str(inner)), taken)
 
 
 def _content(run: Run) -> str:

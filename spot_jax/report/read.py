@@ -2,6 +2,8 @@
 
 import math
 import os
+from collections.abc import Collection
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +59,12 @@ class Run(NamedTuple):
     def title(self) -> str:
         """What its method is called."""
         return METHODS[self.config.method].title(options(self.config))
+
+
+def untaken(name: str, taken: Collection[str]) -> str:
+    """The name, with a number if it is one of those that are taken."""
+    others = (f'{name} ({number})' for number in count(2))
+    return name if name not in taken else next(other for other in others if other not in taken)
 
 
 def _number(value: Any, what: str, low: float = -LARGE, high: float = LARGE) -> float:
@@ -209,6 +217,6 @@ def read(workdir: Path, name: str) -> tuple[Run, list[str]]:
         rows = []
     if not rows and not problems:
         problems.append(f'no learning curves of {name}: {workdir / "metrics.csv"} is missing')
-    count = sum(p.diverged for p in results.policies)
-    state = 'finished' + f', {count} of {len(results.policies)} diverged' * bool(count)
+    diverged = sum(p.diverged for p in results.policies)
+    state = 'finished' + f', {diverged} of {len(results.policies)} diverged' * bool(diverged)
     return Run(name, workdir, config, rows, results, state), problems

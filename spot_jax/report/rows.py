@@ -2,13 +2,12 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from spot_jax.methods import IN_TABLES
-from spot_jax.report.read import Policy, Run
+from spot_jax.report.read import Policy, Run, untaken
 from spot_jax.run.config import members
 
 UNITS = {'normalized_score': 'normalised score', 'success_rate': 'success, %', 'return': 'return'}
@@ -139,7 +138,6 @@ def grouped(entries: list[Entry], titles: Mapping[str, str]) -> dict[str, Group]
             found.append(Group(labelled(title, labels[setting]), title, dict(setting), seeds, of_a_grid))
     groups: dict[str, Group] = {}
     for group in sorted(found, key=group_order):
-        others = (f'{group.label} ({number})' for number in count(2))
-        label = group.label if group.label not in groups else next(other for other in others if other not in groups)
+        label = untaken(group.label, groups)
         groups[label] = group._replace(label=label)
     return groups

@@ -6,6 +6,7 @@ reward of 1, as soon as the point is 0.2 metres from where it started: how soon 
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -18,6 +19,8 @@ ID = 'toy/Nearby-v0'
 
 class Nearby(gym.Wrapper):
     """PointMaze UMaze with another end."""
+
+    metadata: ClassVar = {'render_modes': ['rgb_array']}  # gymnasium 1.2 wants the class's; a wrapper's is a property
 
     def __init__(self, continuing_task=False, **kwargs):
         del continuing_task  # which every maze that is not the package's own is made with

@@ -7,8 +7,8 @@ import pytest
 
 from spot_jax.core.train_state import TrainState
 
-PARAMS = {'w': np.float32([1.0, -2.0]), 'b': np.float32(0.5)}
-GRADS = [{'w': np.float32([3.0, 0.0]), 'b': np.float32(4.0)}, {'w': np.float32([0.1, -0.2]), 'b': np.float32(0.05)}]
+PARAMS = {'w': jnp.float32([1.0, -2.0]), 'b': jnp.float32(0.5)}
+GRADS = [{'w': jnp.float32([3.0, 0.0]), 'b': jnp.float32(4.0)}, {'w': jnp.float32([0.1, -0.2]), 'b': jnp.float32(0.05)}]
 
 
 def test_weight_decay_by_hand():

@@ -26,6 +26,7 @@ from spot_jax.population import program
 from spot_jax.run import policy, scoring, training
 from spot_jax.run.config import members, validate
 from spot_jax.run.evaluations import Evaluations
+from spot_jax.run.jobs import Job, is_finished
 from spot_jax.run.workdir import read_run
 from spot_jax.storage.folder import read_rows
 from spot_jax.system import backend
@@ -254,6 +255,18 @@ def test_damaged_checkpoint_falls_back(finished, tmp_path, capsys):
     assert training.run(tiny(), tmp_path) == 0
     assert 'damaged' in capsys.readouterr().err
     assert (tmp_path / 'metrics.csv').read_bytes() == (finished / 'metrics.csv').read_bytes()
+
+
+def test_what_a_run_does_not_read_may_change(finished, tmp_path):
+    """As the settings of other methods do from one version of a config file to the next."""
+    others = {'bear.mmd_threshold': 0.3, 'grid.temperature': (1.0, 2.0), 'online.capacity': 1000}
+    training.run(tiny(**{'offline.steps': 20}), tmp_path)
+    assert not is_finished(Job('', [], tiny(), tmp_path))
+    training.run(tiny(**others), tmp_path)
+    assert_same_run(tmp_path, finished)
+    assert read_run(tmp_path)[0]['bear']['mmd_threshold'] == 0.3
+    assert is_finished(Job('', [], tiny(), tmp_path))
+    assert not is_finished(Job('', [], tiny(batch_size=8), tmp_path))
 
 
 def test_other_config_is_refused(finished):

@@ -31,15 +31,14 @@ class Job(NamedTuple):
 def is_finished(job: Job) -> bool:
     """Whether the run has come to its end with this config. Not if it is damaged: the run itself tells of that."""
     try:
-        configs = read_config(job.workdir), with_population(job.config, job.workdir)
-        stored, ours = (json.loads(c.to_json()) for c in configs)
+        stored, ours = read_config(job.workdir), with_population(job.config, job.workdir)
         found = read_json(job.workdir / 'results.json')['members']
         # Runs that an older version made longer have the results of before.
         steps = 0 if job.config.online.steps else job.config.offline.steps
         made = all(m['gradient_steps'] >= steps for m in found if m['status'] == 'completed')
     except (InputError, LookupError, TypeError):
         return False
-    return made and with_our_means(stored, ours) == ours
+    return made and with_our_means(stored, ours) == json.loads(ours.to_json())
 
 
 def _phases(config: ConfigDict) -> dict[str, int]:

@@ -1,6 +1,5 @@
 """A run's folder, opened to resume it or to use what it learned: its config and all of its checkpoint are checked."""
 
-import copy
 import json
 import os
 from collections.abc import Callable
@@ -18,6 +17,8 @@ from spot_jax.population import program
 from spot_jax.population.program import PhaseState
 from spot_jax.run.build import build
 from spot_jax.run.config import default_config, goes_on, members, validate
+from spot_jax.run.effects import read_paths
+from spot_jax.run.fields import FIELDS
 from spot_jax.run.results import columns
 from spot_jax.run.ring_files import RingFiles
 from spot_jax.storage import checkpoint, folder
@@ -52,7 +53,7 @@ def open_workdir(
         return None
     stored = read_config(workdir)
     before, ours = (json.loads(c.to_json()) for c in (stored, config))
-    theirs = with_our_means(before, ours)
+    theirs = with_our_means(stored, config)
     if not _is_longer(theirs, ours) or goes_on(config) != goes_on(stored):
         folder.refuse_another(theirs, ours, workdir)
     state = folder.resume(workdir, partial(check, stored, workdir))
@@ -73,13 +74,17 @@ def open_workdir(
     return state
 
 
-def with_our_means(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
-    """Their config, with our values of the fields that change no result, `NO_EFFECT`."""
-    found = copy.deepcopy(theirs)
-    for path in NO_EFFECT:
-        group, name = path.split('.')
-        found[group][name] = ours[group][name]
-    return found
+def with_our_means(stored: ConfigDict, config: ConfigDict) -> dict[str, Any]:
+    """Their config, with our values of the fields that change no result: `NO_EFFECT`, and what neither run reads."""
+    found, ours = (json.loads(c.to_json()) for c in (stored, config))
+    read = {*read_paths(stored), *read_paths(config)}
+    for path in (*NO_EFFECT, *(path for path in FIELDS if path not in read)):
+        *groups, name = path.split('.')
+        theirs, mine = found, ours
+        for group in groups:
+            theirs, mine = theirs[group], mine[group]
+        theirs[name] = mine[name]
+    return dict(found)
 
 
 def _is_longer(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import antmaze
-from spot_jax.benchmark import products, rounding, scaling
+from spot_jax.benchmark import files, memory, online, products, rounding, scaling
 from spot_jax.benchmark.__main__ import main
 from spot_jax.benchmark.phases import random_rows, update_flops
 from spot_jax.core.networks import CVAE, DoubleCritic
@@ -18,6 +18,7 @@ from spot_jax.methods import spot
 from spot_jax.methods.density import cvae_loss_fn
 from spot_jax.population import program
 from spot_jax.run.config import members
+from spot_jax.system.errors import InputError
 
 EXPERIMENTS = Path(antmaze.__file__).parent
 OBSERVATION, ACTION, BATCH = 5, 3, 16
@@ -215,3 +216,42 @@ def test_methods_command(tmp_path, capsys):
     for only, words in {'(': "'(' is no regular expression", 'none': 'the name of no method: spot, bc'}.items():
         assert main([*command, f'--only={only}']) == 2
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('command', 'arguments', 'words'),
+    [
+        (main, ['--gpu', '--methods'], 'not allowed with argument --gpu'),
+        (main, ['--only=bc'], '--only is for --gpu and --methods'),
+        (main, ['--limit=60'], '--limit is for --gpu'),
+        (main, ['--scaling', '--dataset=x/y-v0'], '--dataset is for --gpu'),
+        (main, ['--plot=x.png'], '--plot is the picture of --scaling'),
+        (main, ['--scaling', '--plot=x.txt'], 'pictures are PNG'),
+        (main, ['--gpu', '--limit=59'], 'not a whole number from 60'),
+        (main, ['--gpu', '--no-torch', '--only=zzz'], '--only=zzz: no case is called so'),
+        (main, ['--kernels', '--json=FILE'], 'is there already: choose another file'),
+        (main, ['--kernels', '--json=FILE/x.json'], 'cannot write in'),
+        (memory.main, ['--json=FILE'], 'is there already: choose another file'),
+        (memory.main, ['--offline', '--restart'], '--restart is of fine-tuning, not of --offline'),
+        (online.main, ['--json=FILE'], 'is there already: choose another file'),
+        (online.main, ['--environment=nope-v9'], "--environment=nope-v9: Environment `nope` doesn't exist"),
+    ],
+)
+def test_mistakes_are_a_line_before_the_measuring(command, arguments, words, tmp_path, capsys):
+    file = tmp_path / 'file'
+    file.write_text("a user's")
+    assert command([argument.replace('FILE', str(file)) for argument in arguments]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert words in line
+    assert file.read_text() == "a user's"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_figures_on_a_full_disk_leave_nothing(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('spot_jax.storage.outputs.write_together', full)
+    with pytest.raises(InputError, match=r'cannot write .*No space left on device'):
+        files.write_json(tmp_path / 'new' / 'figures.json', [])
+    assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,6 @@ those of all members together.
 
 import argparse
 import importlib.util
-import json
 import sys
 import time
 from typing import Any
@@ -17,14 +16,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from spot_jax.benchmark import gpu, kernels, methods, products, rounding, scaling
+from spot_jax.benchmark import files, gpu, kernels, methods, products, rounding, scaling
 from spot_jax.benchmark.phases import Case, case, data_of_rows, random_rows, update_flops, with_settings
 from spot_jax.benchmark.timing import measure
 from spot_jax.methods import spot
 from spot_jax.pictures.style import png
 from spot_jax.run.config_files import read_config
-from spot_jax.system.arguments import Parser, pattern, place, several, whole
-from spot_jax.system.errors import InputError
+from spot_jax.system.arguments import Parser, pattern, place, png_file, several, whole
+from spot_jax.system.backend import require_device
+from spot_jax.system.errors import InputError, first_line
 
 NO_TORCH = "the baseline needs torch: pip install '.[benchmark]', or leave it out with --no-torch"
 
@@ -54,7 +54,7 @@ def use_device(name: str) -> None:
     jax.config.update('jax_platforms', name)
     try:
         jax.devices(name)
-    except RuntimeError as error:
+    except Exception as error:  # each platform raises its own kinds
         raise InputError(f'--device={name}: jax finds no such device; try cpu, or install jax for it') from error
 
 
@@ -78,7 +78,11 @@ def torch_cases(config: ConfigDict, args: argparse.Namespace, rows: np.ndarray) 
             settings = (config.regularizer.weight, config.cvae.beta, config.discount)
             start = time.perf_counter()
             run = make_baseline(spec, rows, settings, kind, phase, args.compile)
-            run(2)
+            try:
+                run(2)
+            except Exception as error:  # torch.compile: no compiler, or a compilation that was interrupted before
+                advice = '--no-compile leaves torch.compile out, TORCHINDUCTOR_CACHE_DIR=DIR gives it another folder'
+                raise InputError(f'the PyTorch baseline fails: {first_line(error)}; {advice}') from error
             steps = max(2, args.steps // num_samples // spec.td3.policy_freq * spec.td3.policy_freq)
             name, compile_s = f'{case_name(phase, num_samples)} | torch {kind}', time.perf_counter() - start
             cases.append(Case(name, run, steps, 1, work, compile_s, None))
@@ -87,7 +91,8 @@ def torch_cases(config: ConfigDict, args: argparse.Namespace, rows: np.ndarray) 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The figures for people: ratios to the published baseline of the same work, shares of its products."""
-    lines = [f'{rows[0]["case"]}: {rows[0]["gflop_per_s"]:.0f} GFLOP/s on {jax.devices()[0]}']
+    rate = f'{rows[0]["case"]}: {rows[0]["gflop_per_s"]:.0f} GFLOP/s on {jax.devices()[0]}'
+    lines = [f'{rate}; GFLOP are those of an update of one member']
     lines.append(
         'case                            updates/s   range          GFLOP  of matmul  products  ratio  compile s  MiB'
     )
@@ -111,6 +116,7 @@ def figures_of(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
     config = read_config(args.config)
     if args.device is not None:
         use_device(args.device)
+    require_device()
     if args.kernels:
         counts = kernels.launches(config, args.sizes)
         return counts, kernels.table(counts)
@@ -138,48 +144,63 @@ def figures_of(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
 def benchmark(args: argparse.Namespace) -> None:
     """Measures, prints and writes; raises InputError if a file is there already."""
     args.sizes = (args.observation_dim, args.action_dim)
-    for name in ('json', 'plot'):
-        path = getattr(args, name)
-        if path is not None and path.exists():
-            raise InputError(f'--{name}={path} is there already: choose another file')
-    if args.plot is not None and not args.scaling:
-        raise InputError('--plot is the picture of --scaling')
+    files.require_new(args.json, args.plot)
     figures, text = figures_of(args)
     print(text)
-    if args.json is not None and not args.gpu:
-        args.json.write_text(json.dumps(figures, indent=2) + '\n')
+    if not args.gpu:
+        files.write_json(args.json, figures)
     if args.plot is not None:
-        args.plot.write_bytes(png(scaling.draw(figures)))
+        files.write(args.plot, png(scaling.draw(figures)))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = Parser(prog='python -m spot_jax.benchmark', description=__doc__)
-    parser.add_argument('--config', default='experiments/antmaze.py', help='whose settings and network sizes')
+    parser.add_argument('--config', default='experiments/antmaze.py', help='whose settings; default: %(default)s')
     parser.add_argument('--device', help="JAX's name of it: cpu, cuda, rocm, tpu; the baseline goes to the GPU, too")
-    parser.add_argument('--observation-dim', type=whole(1, 100_000), default=29)
-    parser.add_argument('--action-dim', type=whole(1, 10_000), default=8)
-    parser.add_argument('--members', type=several(whole(1, 10_000)), default=[1, 4, 16, 64])
-    parser.add_argument('--steps', type=whole(1), default=200, help='updates of one member at L = 1 in a round')
-    parser.add_argument('--rounds', type=whole(1), default=7)
+    parser.add_argument('--observation-dim', type=whole(1, 100_000), default=29, help='default: %(default)s')
+    parser.add_argument('--action-dim', type=whole(1, 10_000), default=8, help='default: %(default)s')
+    parser.add_argument(
+        '--members', type=several(whole(1, 10_000)), default='1,4,16,64', help='populations; default: %(default)s'
+    )
+    parser.add_argument(
+        '--steps', type=whole(1), default=200, help='updates of one member at L = 1 in a round; default: %(default)s'
+    )
+    parser.add_argument('--rounds', type=whole(1), default=7, help='default: %(default)s')
     parser.add_argument('--no-torch', dest='torch', action='store_false', help='leave the baselines out')
     parser.add_argument('--no-compile', dest='compile', action='store_false', help='no torch.compile')
-    parser.add_argument('--kernels', action='store_true', help='only count the kernels of a GPU (none is needed)')
-    parser.add_argument('--gpu', action='store_true', help='all that a GPU can be asked, within --limit')
-    parser.add_argument('--limit', type=whole(1), default=540, help='seconds that --gpu may take')
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        '--kernels', action='store_true', help="only count a GPU's kernels, by jax's CUDA plugin; no GPU is needed"
+    )
+    instead.add_argument('--gpu', action='store_true', help='all that a GPU can be asked, within --limit')
+    instead.add_argument('--scaling', action='store_true', help='only vary members, L, batch and hidden width')
+    instead.add_argument('--methods', action='store_true', help='only every method, at the settings for --config')
+    instead.add_argument('--rounding', action='store_true', help='only the losses with rounded products')
+    parser.add_argument('--limit', type=whole(60), default=540, help='seconds for --gpu; default: %(default)s')
     parser.add_argument(
-        '--only', type=pattern, default='', help='of --gpu the cases, of --methods the methods that this regex finds'
+        '--only',
+        type=pattern,
+        default=pattern(''),
+        help='of --gpu the cases, of --methods the methods that this regex finds',
     )
     parser.add_argument(
-        '--matmul', type=whole(1, 65_536), default=gpu.MATMUL, help='size of the product that --gpu compares with'
+        '--matmul',
+        type=whole(1, 65_536),
+        default=gpu.MATMUL,
+        help='size of the product that --gpu compares with; default: %(default)s',
     )
     parser.add_argument('--dataset', help='a dataset that is there: --gpu also trains 16 members on it')
-    parser.add_argument('--scaling', action='store_true', help='only vary members, L, batch and hidden width')
-    parser.add_argument('--methods', action='store_true', help='only every method, at the settings for --config')
-    parser.add_argument('--rounding', action='store_true', help='only the losses with rounded products')
-    parser.add_argument('--plot', type=place, help='draw the scaling to this PNG file')
+    parser.add_argument('--plot', type=png_file, help='draw the scaling to this PNG file')
     parser.add_argument('--json', type=place, help='also write the figures to this file')
-    return parser.run(argv, benchmark)
+
+    def body(args: argparse.Namespace) -> None:
+        parser.require_read(args, ('limit', 'matmul', 'dataset'), args.gpu, 'is for --gpu')
+        parser.require_read(args, ('only',), args.gpu or args.methods, 'is for --gpu and --methods')
+        parser.require_read(args, ('plot',), args.scaling, 'is the picture of --scaling')
+        benchmark(args)
+
+    return parser.run(argv, body)
 
 
 if __name__ == '__main__':

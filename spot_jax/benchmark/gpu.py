@@ -30,6 +30,7 @@ from spot_jax.core.method import Data
 from spot_jax.methods import spot
 from spot_jax.run.config import members
 from spot_jax.storage.checkpoint import write_atomically
+from spot_jax.system.errors import InputError
 
 ROUNDS, ROUND_S = 3, 0.5  # of a case, and the least seconds of one
 MATMUL = 8192  # rows and columns of the matrices whose product gives the GPU's rate
@@ -50,6 +51,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     'concurrent commands': {'xla_gpu_command_buffer_scheduling_mode': 'CONCURRENT'},
     'loops doubled': {'xla_gpu_enable_while_loop_unrolling': 'WHILE_LOOP_UNROLLING_DOUBLE_BUFFER'},
 }
+
+
+KINDS = ('machine', 'matmul', 'cvae', 'policy', 'trace', 'whole run')  # how the names of cases begin
 
 
 class Report:
@@ -268,4 +272,6 @@ def measure_all(config: ConfigDict, args: Any) -> list[dict[str, Any]]:
     if args.dataset:
         run = partial(whole_run, args.config, args.dataset, 16, args.steps * 50)
         report.attempt(f'whole run of {args.steps * 50} updates, 16 members', run, 90)
+    if not report.rows:
+        raise InputError(f'--only={args.only.pattern}: no case is called so: they begin with {", ".join(KINDS)}')
     return report.rows

@@ -10,7 +10,6 @@ programs for this platform: nothing runs.
 import argparse
 import concurrent.futures
 import itertools
-import json
 import multiprocessing
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from spot_jax.benchmark import files
 from spot_jax.benchmark.gpu import POPULATIONS, population_of
 from spot_jax.benchmark.kernels import STEPS
 from spot_jax.benchmark.online import Loops
@@ -29,6 +29,7 @@ from spot_jax.benchmark.phases import bytes_of, data_shapes, lower, prepare
 from spot_jax.run.config_files import read_config
 from spot_jax.run.ring_files import RingFiles
 from spot_jax.system.arguments import Parser, place, whole
+from spot_jax.system.backend import require_device
 
 MIB = 2**20
 SIZES = (29, 8)  # of observations and actions, AntMaze's
@@ -125,7 +126,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--config', default='experiments/antmaze.py:umaze', help='default: %(default)s')
     parser.add_argument('--environment', default='spot_jax/AntMaze-UMaze-v1', help='default: %(default)s')
     parser.add_argument(
-        '--settings', type=settings, default='4x100000,16x100000', help='MEMBERSxCAPACITY,...; default: %(default)s'
+        '--settings',
+        type=settings,
+        default=[(4, 100_000), (16, 100_000)],
+        help='MEMBERSxCAPACITY,...; default: 4x100000,16x100000',
     )
     parser.add_argument('--transitions', type=whole(1), default=1_000_000, help="the dataset's; default: %(default)s")
     parser.add_argument(
@@ -136,9 +140,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--json', type=place, help='a file for the figures')
 
     def body(args: argparse.Namespace) -> None:
-        rows = list(of_offline(args) if args.offline else of_online(args))
-        if args.json:
-            args.json.write_text(json.dumps(rows, indent=2) + '\n')
+        online = ('environment', 'settings', 'new', 'restart')
+        parser.require_read(args, online, not args.offline, 'is of fine-tuning, not of --offline')
+        files.require_new(args.json)
+        require_device()
+        print('MiB, but for members, capacity and num_samples:')
+        files.write_json(args.json, list(of_offline(args) if args.offline else of_online(args)))
 
     return parser.run(argv, body)
 

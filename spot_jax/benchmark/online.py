@@ -6,7 +6,6 @@ this one process, with random transitions for the dataset; figures are medians o
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -23,6 +22,7 @@ from ml_collections import ConfigDict
 from spot_jax.acting import environments
 from spot_jax.acting.scaling import Scaling
 from spot_jax.acting.tasks import task_of
+from spot_jax.benchmark import files
 from spot_jax.benchmark.phases import TRANSITIONS, data_of_rows, random_rows
 from spot_jax.methods import options as chosen
 from spot_jax.population import online, program, sharding
@@ -32,9 +32,18 @@ from spot_jax.run.config_files import read_config
 from spot_jax.run.finetuning import Collector, options_of
 from spot_jax.run.policy import snapshot
 from spot_jax.system.arguments import Parser, place, several, whole
+from spot_jax.system.backend import require_device
+from spot_jax.system.errors import InputError, first_line
 
 CAPACITY = 10_000  # of the ring: its size changes no speed
 BLOCKS = 64  # of one round with one member; with M members, BLOCKS / M of them, at least 8
+
+
+def _spec(environment: str) -> Any:
+    try:
+        return gym.spec(environment)
+    except gym.error.Error as error:
+        raise InputError(f'--environment={environment}: {first_line(error)}') from error
 
 
 class Loops:
@@ -53,7 +62,7 @@ class Loops:
         with config.unlocked():
             config.seeds = tuple(range(num_members))
         task, people = task_of(config), members(config)
-        make_env = partial(environments.make, gym.spec(environment), task)
+        make_env = partial(environments.make, _spec(environment), task)
         env = make_env()
         low, high = env.action_space.low, env.action_space.high
         observation_dim = len(env.observation_space.low)
@@ -188,7 +197,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--json', type=place, help='a file for the figures')
 
     def body(args: argparse.Namespace) -> None:
+        files.require_new(args.json)
+        require_device()
         results = []
+        print('environment steps per second of all members:')
         print(
             'members  ' + ''.join(f'{n:>14}' for n in ('overlapped', 'plain', 'sum of parts', 'act', 'step', 'update'))
         )
@@ -198,10 +210,9 @@ def main(argv: list[str] | None = None) -> int:
             rates = row['steps_per_s']
             names = ('overlapped', 'plain', 'sum_of_parts', 'act', 'step', 'update')
             print(f'{number:7d}  ' + ''.join(f'{rates[n]:14.1f}' for n in names), flush=True)
-        if args.json:
-            device = f'{jax.devices()[0].device_kind}, {len(jax.devices())}'
-            facts = {'device': device, 'environment': args.environment, 'workers': args.workers, 'rounds': args.rounds}
-            args.json.write_text(json.dumps(facts | {'populations': results}, indent=2) + '\n')
+        device = f'{jax.devices()[0].device_kind}, {len(jax.devices())}'
+        facts = {'device': device, 'environment': args.environment, 'workers': args.workers, 'rounds': args.rounds}
+        files.write_json(args.json, facts | {'populations': results})
 
     return parser.run(argv, body)
 

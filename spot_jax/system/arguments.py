@@ -3,7 +3,7 @@
 import argparse
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,6 +28,12 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises InputError; argparse calls it."""
         raise InputError(f'{one_line(message)} (`{self.prog} --help` explains)')
+
+    def require_read(self, args: argparse.Namespace, names: Iterable[str], read: bool, why: str) -> None:
+        """Raises InputError if one of the options is not as it is by default, while nothing reads it."""
+        for name in names:
+            if not read and getattr(args, name) != self.get_default(name):
+                raise InputError(f'--{name} {why} (`{self.prog} --help` explains)')
 
     def run(self, argv: list[str] | None, command: Callable[[argparse.Namespace], int | None]) -> int:
         """Has `command` do what the arguments say; returns the exit status."""

@@ -38,7 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     'umaze': {
         # At a weight of 0.25, success comes and goes.
         'regularizer.weight': 0.1,
-        # With PointMaze's wider bound BEAR never arrives here.
+        # With PointMaze's wider bound BEAR has no success here in the end.
         'bear.mmd_threshold': 0.05,
         'offline.steps': 10_000,
         'evaluation.interval': 2000,

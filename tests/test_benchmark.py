@@ -228,7 +228,7 @@ def test_methods_command(tmp_path, capsys):
         (main, ['--plot=x.png'], '--plot is the picture of --scaling'),
         (main, ['--scaling', '--plot=x.txt'], 'pictures are PNG'),
         (main, ['--gpu', '--limit=59'], 'not a whole number from 60'),
-        (main, ['--gpu', '--no-torch', '--only=zzz'], '--only=zzz: no case is called so'),
+        (main, ['--gpu', '--no-torch', '--only=zzz'], '--only=zzz: no case is called so: they begin with machine'),
         (main, ['--kernels', '--json=FILE'], 'is there already: choose another file'),
         (main, ['--kernels', '--json=FILE/x.json'], 'cannot write in'),
         (memory.main, ['--json=FILE'], 'is there already: choose another file'),

@@ -116,7 +116,8 @@ def figures_of(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
     config = read_config(args.config)
     if args.device is not None:
         use_device(args.device)
-    require_device()
+    else:
+        require_device()
     if args.kernels:
         counts = kernels.launches(config, args.sizes)
         return counts, kernels.table(counts)

@@ -53,19 +53,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-KINDS = ('machine', 'matmul', 'cvae', 'policy', 'trace', 'whole run')  # how the names of cases begin
-
-
 class Report:
     """The rows so far, in a file that is whole after each, and the time that is left."""
 
     def __init__(self, path: Path | None, limit_s: float, only: re.Pattern[str]):
         self.rows: list[dict[str, Any]] = []
+        self.passed_over: list[str] = []  # the cases that `only` does not find
         self._path, self._limit_s, self._only, self._start = path, limit_s, only, time.monotonic()
 
     def attempt(self, name: str, measure: Callable[[], dict[str, Any]], seconds: float) -> None:
         """Adds what `measure` found, its error, or that it would not fit: it takes about so many seconds."""
         if not self._only.search(name):
+            self.passed_over.append(name)
             return
         left = self._limit_s - (time.monotonic() - self._start)
         if left < seconds:
@@ -273,5 +272,6 @@ def measure_all(config: ConfigDict, args: Any) -> list[dict[str, Any]]:
         run = partial(whole_run, args.config, args.dataset, 16, args.steps * 50)
         report.attempt(f'whole run of {args.steps * 50} updates, 16 members', run, 90)
     if not report.rows:
-        raise InputError(f'--only={args.only.pattern}: no case is called so: they begin with {", ".join(KINDS)}')
+        kinds = ', '.join(dict.fromkeys(name.split()[0].rstrip(',') for name in report.passed_over))
+        raise InputError(f'--only={args.only.pattern}: no case is called so: they begin with {kinds}')
     return report.rows

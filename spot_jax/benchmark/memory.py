@@ -56,6 +56,7 @@ def measure(
     """
     members, capacity = setting
     before = resident('VmRSS')
+    require_device()  # here, not in the parent: a process that has a GPU leaves little of its memory to others
     loops = Loops(config, environment, members, 1, capacity, transitions)
     parts = {'ring': loops.ring.rows, 'dataset': loops.data, 'policies': loops.state, 'stages': loops.shared}
     row: dict[str, float] = {'members': members, 'capacity': capacity, 'before': before}
@@ -110,6 +111,7 @@ def of_online(args: argparse.Namespace) -> Iterator[dict[str, float]]:
 def of_offline(args: argparse.Namespace) -> Iterator[dict[str, float]]:
     """The rows of the populations, printed."""
     config = read_config(args.config)
+    require_device()
     for members, num_samples in itertools.product((1, *POPULATIONS), SAMPLES):
         yield printed(offline(config, members, num_samples, args.transitions))
 
@@ -143,7 +145,6 @@ def main(argv: list[str] | None = None) -> int:
         online = ('environment', 'settings', 'new', 'restart')
         parser.require_read(args, online, not args.offline, 'is of fine-tuning, not of --offline')
         files.require_new(args.json)
-        require_device()
         print('MiB, but for members, capacity and num_samples:')
         files.write_json(args.json, list(of_offline(args) if args.offline else of_online(args)))
 

@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
         """Raises InputError if one of the options is not as it is by default, while nothing reads it."""
         for name in names:
             if not read and getattr(args, name) != self.get_default(name):
-                raise InputError(f'--{name} {why} (`{self.prog} --help` explains)')
+                self.error(f'--{name} {why}')
 
     def run(self, argv: list[str] | None, command: Callable[[argparse.Namespace], int | None]) -> int:
         """Has `command` do what the arguments say; returns the exit status."""

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
 from spot_jax.run import usage
-from spot_jax.run.config import is_group, lookup, require, similar, validate
+from spot_jax.run.config import is_group, lookup, require, require_part, similar, validate
 from spot_jax.run.config_files import ConfigFile, config_of, load, resolved, suite_of
 from spot_jax.run.effects import require_that_grids_are_read, without_effect
 from spot_jax.run.fields import FIELDS, problem
@@ -131,7 +131,7 @@ def jobs(argv: list[str], file: ConfigFile | None = None) -> list[tuple[str, lis
     for path in ('method', 'dataset_id'):  # else the folders' names would lie
         require(path not in fields, f'config.{path}: a suite names it for each of its runs, in {file.name}')
     k, n = _assigned('part', fields.pop('part', '0,1'))
-    require(k < n, f'config.part=({k}, {n}): of {n} parts, numbered from 0, there is no number {k}')
+    require_part(k, n)
     workdir, found = _workdir(file, options.workdir), []
     idle: dict[str, list[str]] = {}
     for name, arguments in suite_of(file).items():

@@ -173,7 +173,7 @@ def test_command(tmp_path, capsys):
     assert [row['gflop_per_update'] for row in figures[1:7:2]] == [row['gflop_per_update'] for row in figures[2:7:2]]
     assert all(row['updates_per_s'] > 0 and row['memory_mib'] > 0 for row in figures[1:])
     assert main(command) == 2
-    assert 'there already' in capsys.readouterr().err
+    assert 'figures.json exists: give --overwrite' in capsys.readouterr().err
 
 
 def test_a_device_that_is_not_there(capsys):
@@ -190,7 +190,9 @@ def test_scaling_command(tmp_path, monkeypatch):
     monkeypatch.setattr(scaling, 'AXES', axes)
     data, picture = tmp_path / 'scaling.json', tmp_path / 'scaling.png'
     command = [f'--config={EXPERIMENTS}/pointmaze.py:umaze', '--observation-dim=4', '--action-dim=2', '--scaling']
-    assert main([*command, '--steps=4', '--rounds=1', f'--json={data}', f'--plot={picture}']) == 0
+    data.write_text('of before')
+    outputs = [f'--json={data}', f'--plot={picture}', '--overwrite']
+    assert main([*command, '--steps=4', '--rounds=1', *outputs]) == 0
     rows = json.loads(data.read_text())
     assert [(row['axis'], row['value']) for row in rows] == [
         *[('members', 1), ('members', 3)],
@@ -229,11 +231,11 @@ def test_methods_command(tmp_path, capsys):
         (main, ['--scaling', '--plot=x.txt'], 'pictures are PNG'),
         (main, ['--gpu', '--limit=59'], 'not a whole number from 60'),
         (main, ['--gpu', '--no-torch', '--only=zzz'], '--only=zzz: no case is called so: they begin with machine'),
-        (main, ['--kernels', '--json=FILE'], 'is there already: choose another file'),
+        (main, ['--kernels', '--json=FILE'], 'exists: give --overwrite, or another --json'),
         (main, ['--kernels', '--json=FILE/x.json'], 'cannot write in'),
-        (memory.main, ['--json=FILE'], 'is there already: choose another file'),
+        (memory.main, ['--json=FILE'], 'exists: give --overwrite, or another --json'),
         (memory.main, ['--offline', '--restart'], '--restart is of fine-tuning, not of --offline'),
-        (online.main, ['--json=FILE'], 'is there already: choose another file'),
+        (online.main, ['--json=FILE'], 'exists: give --overwrite, or another --json'),
         (online.main, ['--environment=nope-v9'], "--environment=nope-v9: Environment `nope` doesn't exist"),
     ],
 )

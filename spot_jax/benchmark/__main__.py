@@ -143,9 +143,9 @@ def figures_of(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
 
 
 def benchmark(args: argparse.Namespace) -> None:
-    """Measures, prints and writes; raises InputError if a file is there already."""
+    """Measures, prints and writes; raises InputError if a file is there and not to be replaced."""
     args.sizes = (args.observation_dim, args.action_dim)
-    files.require_new(args.json, args.plot)
+    files.require(args, 'json', 'plot')
     figures, text = figures_of(args)
     print(text)
     if not args.gpu:
@@ -194,6 +194,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--dataset', help='a dataset that is there: --gpu also trains 16 members on it')
     parser.add_argument('--plot', type=png_file, help='draw the scaling to this PNG file')
     parser.add_argument('--json', type=place, help='also write the figures to this file')
+    parser.add_argument('--overwrite', action='store_true', help='replace files that are there')
 
     def body(args: argparse.Namespace) -> None:
         parser.require_read(args, ('limit', 'matmul', 'dataset'), args.gpu, 'is for --gpu')

@@ -1,21 +1,19 @@
-"""Files for a benchmark's figures: none is replaced, and each is whole or absent."""
+"""Files for a benchmark's figures: none is replaced unasked, and each is whole or absent."""
 
+import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from spot_jax.storage.outputs import require_writable, write_all
-from spot_jax.system.errors import InputError
+from spot_jax.storage.outputs import require_free, write_all
 
 
-def require_new(*paths: Path | None) -> None:
-    """Raises InputError if one of the files that were asked for is there, or cannot be made: before the measuring."""
-    for path in paths:
-        if path is not None and os.path.lexists(path):
-            raise InputError(f'{path} is there already: choose another file')
+def require(args: argparse.Namespace, *options: str) -> None:
+    """Raises InputError if a file that one of the options asks for cannot be made: before the measuring."""
+    for option in options:
+        path = getattr(args, option)
         if path is not None:
-            require_writable(path, 'choose another file')
+            require_free([path], args.overwrite, f'--{option}')
 
 
 def write(path: Path | None, data: bytes) -> None:

@@ -140,11 +140,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--restart', action='store_true', help="read the checkpoint's transitions, too")
     parser.add_argument('--offline', action='store_true', help='of training on a dataset instead')
     parser.add_argument('--json', type=place, help='a file for the figures')
+    parser.add_argument('--overwrite', action='store_true', help='replace it if it is there')
 
     def body(args: argparse.Namespace) -> None:
         online = ('environment', 'settings', 'new', 'restart')
         parser.require_read(args, online, not args.offline, 'is of fine-tuning, not of --offline')
-        files.require_new(args.json)
+        files.require(args, 'json')
         print('MiB, but for members, capacity and num_samples:')
         files.write_json(args.json, list(of_offline(args) if args.offline else of_online(args)))
 

@@ -195,9 +195,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument('--rounds', type=whole(1), default=5, help='default: %(default)s')
     parser.add_argument('--json', type=place, help='a file for the figures')
+    parser.add_argument('--overwrite', action='store_true', help='replace it if it is there')
 
     def body(args: argparse.Namespace) -> None:
-        files.require_new(args.json)
+        files.require(args, 'json')
         require_device()
         results = []
         print('environment steps per second of all members:')

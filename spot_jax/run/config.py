@@ -123,6 +123,11 @@ def require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
+def require_part(k: int, n: int) -> None:
+    """Raises InputError unless there is a part `k` of `n`."""
+    require(k < n, f'config.part=({k}, {n}): of {n} parts, numbered from 0, there is no number {k}')
+
+
 def is_group(path: str) -> bool:
     """Whether a path is that of several fields."""
     return path in GROUPS
@@ -188,8 +193,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         one = f'the bound of the values is of one discount, {path_of(config.method, "discount")}'
         require(not config.grid.discount, f'config.grid.discount: {one}: set that, in a run for each')
     require(capacity is None or capacity >= freq, f'config.online.capacity={capacity}: must be at least {freq}')
-    k, n = config.part
-    require(k < n, f'config.part=({k}, {n}): of {n} parts, numbered from 0, there is no number {k}')
+    require_part(*config.part)
     for path in ('offline.steps', 'online.steps', 'log_interval', 'evaluation.interval', 'checkpoint.interval'):
         require(values[path] % freq == 0, f'config.{path}={values[path]}: must be a multiple of policy_freq={freq}')
     if not goes_on(config):  # its seeds and grid are not known yet

@@ -1,7 +1,7 @@
 #!/bin/bash
 # bash experiments/online.sh CONFIG OFFLINE_RUN OUT STEPS INTERVAL [OPTION...]
 # Fine-tunes the policies of a finished run three ways, evaluated every INTERVAL steps, and draws the curves in one
-# picture, OUT/plots: λ cooled over all STEPS, λ constant, and TD3 without a regulariser. The same command resumes.
+# picture, OUT/plots: λ cooled to a fifth (which it has after four fifths of STEPS), λ constant, and TD3 without a regulariser. The same command resumes.
 set -e
 [ $# -ge 5 ] || { sed -n 2,4p "$0" >&2; exit 2; }
 config=$1 offline=$2 out=$3 steps=$4 interval=$5

@@ -4,7 +4,8 @@ It follows CORL's `awac.py`, whose numbers the tests hold and whose scores on th
 authors' code (rlkit) differs: weights are a softmax over the minibatch, times its size, not clipped exponentials, so
 its temperature (2) is not comparable; the advantage is that of the critics before their step; the mean goes through
 tanh and the log standard deviation through a sigmoid; the policy has 4 layers and weight decay 1e-4, critics have 2;
-minibatches are of 1024; and the offline phase is short, 50,000 updates.
+minibatches are of 1024; and the offline phase is short, 50,000 updates. Evaluations clip the policy's mean to the
+actions' bounds, which both leave to the environment.
 
 Online nothing changes but the data, and actions are the policy's samples.
 """

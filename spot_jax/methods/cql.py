@@ -2,7 +2,9 @@
 
 It follows the authors' code (aviralkumar2907/CQL, rlkit), of which all losses are those of the old networks; only the
 policy's takes the temperature after its step. CORL's differs: a log standard deviation with a learnt scale and shift,
-another initialisation, the old temperature, and with `max_backup` the largest of the smaller critic's values.
+another initialisation, the old temperature, and with `max_backup` the largest of the smaller critic's values. Targets
+start as the critics, where that code's are networks of their own, which are forgotten after a thousand updates. On
+locomotion the weight is 5, of the authors' 5 or 10.
 
 `calibrate` is Cal-QL (Nakamoto et al., 2023): values of the policy's actions are pushed down no further than to the
 discounted return that the data got from the state. New transitions, online, have none, and there it is CQL, as in CORL.

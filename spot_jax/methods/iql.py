@@ -1,8 +1,10 @@
 """IQL, implicit Q-learning (Kostrikov et al. 2021): V learns an expectile of Q, and the policy copies good actions.
 
 As the authors' code does it: V steps first, and both the policy's weights and the critics' targets take the new V;
-the policy's weights take the target critics. Fine-tuning is the same update, without the decay of the policy's
-learning rate. Other codes differ: CORL takes the old V and half the critics' loss.
+the policy's weights take the target critics. Fine-tuning is the same update; in a run that goes on online the policy's
+learning rate does not decay, offline either (one that `online.restore` takes over has decayed), and new rewards are
+rescaled as the data's are, which that code leaves out on locomotion. Other codes differ: CORL takes the old V and half
+the critics' loss.
 """
 
 from typing import Any, NamedTuple

@@ -4,7 +4,8 @@ It follows the authors' code (davidbrandfonbrener/onestep-rl) as its `train.py` 
 and is a plain normal distribution like it, though its config says a truncated one; it acts by the mean. One Q is
 learned, by SARSA; rows that a time limit ended, whose next action nobody knows, do not count. The policy has 100,000
 steps there. With `easy_bcq` it has none: one is enough; there, the samples that it chooses among are the same at every
-step, where the authors' code draws them anew.
+step, where the authors' code draws them anew. Improvements and their weights are the defaults of that code's
+configs, where the paper tunes them for each dataset; its `il_reg` is left out.
 """
 
 from typing import Any

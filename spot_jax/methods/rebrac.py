@@ -1,7 +1,8 @@
 """ReBRAC (Tarasov et al., 2023): TD3 with behaviour cloning in the actor's loss and, apart, in the critics' target.
 
 It follows CORL's `rebrac.py`, which is the paper's algorithm. The authors' newest code also bounds the target from
-below by the data's discounted return, a remnant of their work on fine-tuning that no switch turns off: left out.
+below by the data's discounted return, a remnant of their work on fine-tuning that no switch turns off: left out. An
+episode's last row, whose next action nobody knows, has no penalty in the target; D4RL's loader drops such rows.
 
 Against TD3+BC: penalties are sums over the action's dimensions, not means; the actor follows the smaller of the two
 critics; and actor and targets move at the *first* update of a block. As in both sources the actor's target then takes

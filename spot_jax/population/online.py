@@ -38,8 +38,8 @@ class Options(NamedTuple):
 
     keep_offline: bool  # whether the dataset stays in the replay buffer
     offline_share: float | None  # of a minibatch, drawn from the dataset; None: uniform over both
-    floor: float  # what `cooled` names falls linearly, from 1 to this multiple of it, ...
-    cooling_steps: int  # ... over so many environment steps; 0: it stays as it is
+    floor: float  # what `cooled` names falls linearly, but not below this multiple of it, ...
+    cooling_steps: int  # ... so that it would be 0 after so many environment steps; 0: it stays as it is
     exploration_noise: float  # standard deviation, of actions in [-1, 1]
     cooled: tuple[str, ...] = ()  # the hyperparameters that are cooled
 

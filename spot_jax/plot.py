@@ -19,7 +19,7 @@ import numpy as np
 
 from spot_jax.acting import environments, evaluation
 from spot_jax.acting.tasks import Task, recorded_reference, task_of
-from spot_jax.data.load import EVERYTHING
+from spot_jax.data.load import Selection
 from spot_jax.data.positions import visited
 from spot_jax.pictures.curves import Curve, choose_metric, draw_curves, learning_curves, setting_labels
 from spot_jax.pictures.densities import draw_densities
@@ -49,7 +49,8 @@ class RunFolder(NamedTuple):
     dataset_id: str
     task: Task
     reference: str  # what its normalised scores are measured by; '' if that is not known yet
-    transitions: int | None  # of the dataset, if that is known: it has ended, and learned from all of them
+    selection: Selection  # of the dataset's episodes, those that it learned from
+    transitions: int | None  # of them, if that is known: it has ended
     members: list[Member]
     rows: list[dict[str, str]]  # of metrics.csv: column to cell
 
@@ -69,8 +70,7 @@ def read_run(workdir: Path, name: str) -> RunFolder:
     if not rows:
         raise InputError(f'{workdir} has no metrics yet: let it go on training')
     reference, transitions = _recorded(workdir)
-    whole = selection_of(config) == EVERYTHING
-    facts = config.dataset_id, task_of(config), reference, transitions if whole else None, members(config).members
+    facts = config.dataset_id, task_of(config), reference, selection_of(config), transitions, members(config).members
     return RunFolder(workdir, name, *facts, rows)
 
 
@@ -99,10 +99,10 @@ def _label(run: RunFolder, member: int) -> str:
     return textwrap.fill(', '.join(filter(None, [run.name, setting, f'seed {run.members[member].seed}'])), 42)
 
 
-def _visited(dataset_id: str, transitions: int | None) -> np.ndarray | None:
+def _visited(dataset_id: str, transitions: int | None, selection: Selection) -> np.ndarray | None:
     """As `visited`, but says why there are none and goes on."""
     try:
-        return visited(dataset_id, transitions)
+        return visited(dataset_id, transitions, selection)
     except InputError as error:
         print(f'rollouts.png does not show where the data have been: {error}', file=sys.stderr)
         return None
@@ -113,7 +113,7 @@ def roll_out(
     member: int,
     num_episodes: int,
     trusted: bool = False,
-    positions: Callable[[str, int | None], np.ndarray | None] = _visited,
+    positions: Callable[[str, int | None, Selection], np.ndarray | None] = _visited,
 ) -> Rollouts:
     """Plays episodes of a maze's policy; raises InputError if the policy or the environment is not there.
 
@@ -144,7 +144,7 @@ def roll_out(
         [np.array(env.paths[i]) for env, i in played],
         reached,
         np.array([env.goals[i] for env, i in played]),
-        visited=positions(run.dataset_id, run.transitions),
+        visited=positions(run.dataset_id, run.transitions, run.selection),
     )
     if found.visited is None:
         return found

@@ -11,6 +11,8 @@ import pytest
 
 from spot_jax.behavior import policy
 from spot_jax.behavior.__main__ import main
+from spot_jax.behavior.ship import ship
+from spot_jax.system.errors import InputError
 
 
 def packed(**changes):
@@ -86,6 +88,29 @@ def test_trainings_that_are_none(tmp_path, capsys, config, step):
         assert error.count('\n') == 1
         assert 'is no training of a behaviour policy: ' in error
     assert not (tmp_path / 'x.png').exists()
+
+
+def test_a_shipped_policy_is_its_robots_and_replaced_only_when_asked(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr('spot_jax.behavior.ship.returns', lambda policy, environment, seeds: np.array([1.0, 2.0]))
+    training, package = tmp_path / 'training', tmp_path / 'package'
+    training.mkdir()
+    (training / 'config.json').write_text(json.dumps({'environment': 'Walker2d-v5', 'seed': 7}))
+    (training / 'medium.npz').write_bytes(packed())
+    (training / 'medium.step').write_text('4096')
+    with pytest.raises(InputError, match=r'hopper-medium: the policy in .* is of walker2d: its name begins with that'):
+        ship('hopper-medium', training, 'medium', folder=package)
+    assert not package.exists()
+    ship('walker2d-medium', training, 'medium', folder=package)
+    card = json.loads((package / 'walker2d-medium.json').read_text())
+    assert 'train walker2d --workdir=runs/walker2d --seed=7 --steps=4096 && ' in card['command']
+    before = (package / 'walker2d-medium.npz').read_bytes()
+    (training / 'medium.npz').write_bytes(packed(bias_0=np.ones(4, np.float32)))
+    with pytest.raises(InputError, match='exists: give --overwrite, or another name'):
+        ship('walker2d-medium', training, 'medium', folder=package)
+    assert (package / 'walker2d-medium.npz').read_bytes() == before
+    ship('walker2d-medium', training, 'medium', True, package)
+    assert (package / 'walker2d-medium.npz').read_bytes() != before
+    capsys.readouterr()
 
 
 HEADER = 'environment_steps,evaluation/return,evaluation/return_std\n'

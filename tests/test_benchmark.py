@@ -236,6 +236,14 @@ def test_methods_command(tmp_path, capsys):
         (memory.main, ['--json=FILE'], 'exists: give --overwrite, or another --json'),
         (memory.main, ['--offline', '--restart'], '--restart is of fine-tuning, not of --offline'),
         (online.main, ['--json=FILE'], 'exists: give --overwrite, or another --json'),
+        (
+            main,
+            [f'--config={EXPERIMENTS}/pointmaze.py:umaze,iql'],
+            'umaze,iql: its method is iql, and what is measured',
+        ),
+        (memory.main, [f'--config={EXPERIMENTS}/pointmaze.py:umaze,bc', '--offline'], 'umaze,bc: its method is bc'),
+        (memory.main, [f'--config={EXPERIMENTS}/pointmaze.py:umaze,bc'], 'umaze,bc: its method is bc'),
+        (online.main, [f'--config={EXPERIMENTS}/pointmaze.py:umaze,bc'], 'umaze,bc: its method is bc'),
         (online.main, ['--environment=nope-v9'], "--environment=nope-v9: Environment `nope` doesn't exist"),
     ],
 )

@@ -95,6 +95,18 @@ def test_a_grid_takes_what_the_methods_own_field_takes(method):
                     validate(tiny(method=method, **{f'grid.{name}': (value,)}))
 
 
+def test_lengths_that_no_run_reads_need_not_fit_its_blocks():
+    """Else the command that a report prints, which leaves them out, would be refused for their defaults."""
+    fits = {'policy_freq': 3, 'offline.steps': 3000, 'log_interval': 300, 'checkpoint.interval': 0}
+    validate(tiny(**fits, **{'evaluation.episodes': 0, 'evaluation.interval': 5000}))
+    with pytest.raises(InputError, match=r'evaluation.interval=5000: must be a multiple of policy_freq=3'):
+        validate(tiny(**fits, **{'evaluation.episodes': 1, 'evaluation.interval': 5000}))
+    taken = {'online.restore': 'runs/off', 'online.steps': 300, 'evaluation.interval': 300}
+    validate(tiny(**fits | taken | {'offline.steps': 1_000_000}))
+    with pytest.raises(InputError, match=r'offline.steps=1000000: must be a multiple of policy_freq=3'):
+        validate(tiny(**fits | {'offline.steps': 1_000_000, 'evaluation.interval': 300}))
+
+
 def test_one_name_can_have_other_ranges_in_other_methods():
     values = {'grid.temperature': (0, 3.0)}
     validate(tiny(method='iql', **values))

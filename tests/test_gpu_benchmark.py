@@ -14,7 +14,7 @@ def fail():
 
 
 def test_report_is_whole_after_each_case_and_outlives_errors(tmp_path, capsys):
-    path = tmp_path / 'gpu.json'
+    path = tmp_path / 'new' / 'gpu.json'
     report = gpu.Report(path, 100, re.compile('one|bad|late'))
     report.attempt('one', lambda: {'updates_per_s': 2.0}, 1)
     assert [row['case'] for row in json.loads(path.read_text())] == ['one']
@@ -56,3 +56,11 @@ def test_a_case_counts_the_updates_of_all_members(monkeypatch):
 def test_bad_limits_are_refused(arguments, capsys):
     assert main(['--gpu', *arguments]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_profile_is_replaced_only_when_asked(tmp_path, capsys):
+    profile = tmp_path / 'gpu.64.xplane.pb'
+    profile.write_text('of before')
+    assert main(['--gpu', '--no-torch', '--only=machine', f'--json={tmp_path / "gpu.json"}']) == 2
+    assert f'{profile} exists: give --overwrite, or another --json' in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [profile]

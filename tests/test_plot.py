@@ -17,6 +17,7 @@ from PIL import Image, ImageColor
 from spot_jax import evaluate, plot
 from spot_jax.acting import environments
 from spot_jax.acting.tasks import TASKS, Reference
+from spot_jax.data.load import Selection
 from spot_jax.data.positions import visited
 from spot_jax.methods.spot import Hyperparameters
 from spot_jax.pictures import curves, mazes, style
@@ -65,6 +66,17 @@ def test_where_fine_tuning_begins():
     figure = curves.draw_curves([curve], RETURN, '')
     assert [20, 20] in [list(line.get_xdata()) for line in figure.axes[0].lines]
     assert 'fine-tuning begins' in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_a_metric_of_a_stage_and_of_the_policy_is_the_policys():
+    """As `training/q_magnitude` of Onestep: both count their steps from 0."""
+    table = rows('10,0,1,1,  20,0,1,2,  10,0,1,7,  20,0,1,8,')
+    for row, phase in zip(table, ['critic', 'critic', 'offline', 'offline'], strict=True):
+        row['phase'] = phase
+    (curve,) = curves.learning_curves(table, RETURN)
+    check(curve, '', [10, 20], [7, 8], [7, 8], [7, 8])
+    (curve,) = curves.learning_curves(table[:2], RETURN)
+    check(curve, '', [10, 20], [1, 2], [1, 2], [1, 2])
 
 
 def test_a_label_has_one_colour_in_all_pictures_of_a_report():
@@ -167,10 +179,25 @@ def test_the_data_lie_behind_the_paths(finished):
     assert (counts.sum(), counts[row, column], counts[row, column - 1]) == (3, 2, 1)
     played = played._replace(paths=[np.array([[0.015, 0.03], [0.06, 0.01]]), np.array([[-0.04, 0.04]])])
     assert mazes.share_outside(played) == pytest.approx(1 / 3)
-    without = mazes.draw_rollouts([played._replace(visited=None)])
+    without = mazes.draw_rollouts([played._replace(visited=None, title='a run in c$\\_$d')])
+    style.png(without)
     assert not any(isinstance(c, QuadMesh) for c in without.axes[0].collections)
     with pytest.raises(InputError, match='spot_jax/pointmaze/none-v0 is not in '):
         visited('spot_jax/pointmaze/none-v0')
+
+
+def test_data_of_chosen_episodes_are_shown_alone(finished):
+    """As %BC learns from: the best episodes, whose number of transitions is checked, too."""
+    run = plot.read_run(finished, 'tiny')
+    episodes = list(minari.load_dataset(run.dataset_id).iterate_episodes())
+    best = sorted(sorted(range(len(episodes)), key=lambda i: -episodes[i].rewards.sum())[: len(episodes) // 2])
+    half = Selection(best_percent=100 * len(best) / len(episodes))
+    expected = np.concatenate([episodes[i].observations['achieved_goal'] for i in best])
+    steps = sum(len(episodes[i].rewards) for i in best)
+    assert steps < run.transitions
+    np.testing.assert_array_equal(visited(run.dataset_id, steps, half), expected)
+    with pytest.raises(InputError, match=f'other data than it learned from: {steps} transitions'):
+        visited(run.dataset_id, run.transitions, half)
 
 
 def test_pictures_in_256_colours_keep_rare_ones():

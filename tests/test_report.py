@@ -506,6 +506,15 @@ def test_a_full_disk_leaves_the_report_that_was_there_and_no_half_of_one(runs, t
     assert not fresh.parent.exists()
 
 
+def test_no_command_names_data_that_python_held(tmp_path):
+    make_run(tmp_path / 'named', [0.5])
+    make_run(tmp_path / 'held', [0.5], more={'dataset_held': True}, sha256='e' * 64)
+    held, named = (command(run) for run in collect([tmp_path]).runs)
+    first, rest = held.split('\n', 1)
+    assert first.startswith('# It learned from data that Python held')
+    assert rest == named.replace('runs/named', 'runs/held')
+
+
 def test_real_run_and_the_command_that_makes_it_again(finished):
     (row,), problems = rows_of(finished)
     assert problems == []

@@ -10,6 +10,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 from minari.data_collector import EpisodeBuffer
 
 from spot_jax.datasets.__main__ import main
+from spot_jax.datasets.show import reaches_goal
 
 T = 100
 FLAT = Box(-9, 9, (2,), np.float32)
@@ -181,6 +182,24 @@ def test_data_that_are_cut_off_are_damaged(store, capsys):
     (line,) = listed(capsys)
     assert line.startswith('toy/set-v0: damaged (')
     assert 'truncated file' in line
+
+
+def test_a_maze_of_dense_rewards_is_reached_where_its_goal_is():
+    """exp(-distance) is above a half well outside the goal; sparse rewards count as they are."""
+    where = {name: np.full((T + 1, 2), 1.0) for name in ('achieved_goal', 'desired_goal')}
+    state = {'observation': np.zeros((T + 1, 2)), **where}
+    box = Box(-9, 9, (2,), np.float64)
+    space = Dict(dict.fromkeys(state, box))
+    sets = {'near': (0.6, np.exp(-0.6)), 'there': (0.4, np.exp(-0.4)), 'sparse': (5.0, 1.0)}
+    for name, (distance, reward) in sets.items():
+        state['achieved_goal'] = where['desired_goal'] + [distance, 0]
+        make(np.zeros((T, 2), np.float32), Box(-1, 1, (2,)), state, space, f'toy/{name}-v0', np.full(T, reward))
+    episodes = {name: next(minari.load_dataset(f'toy/{name}-v0').iterate_episodes()) for name in sets}
+    assert {name: reaches_goal(episode) for name, episode in episodes.items()} == {
+        'near': False,
+        'there': True,
+        'sparse': True,
+    }
 
 
 def test_a_picture_is_replaced_only_when_asked(tmp_path, capsys):

@@ -17,11 +17,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from spot_jax.benchmark import files, gpu, kernels, methods, products, rounding, scaling
-from spot_jax.benchmark.phases import Case, case, data_of_rows, random_rows, update_flops, with_settings
+from spot_jax.benchmark.phases import Case, case, data_of_rows, random_rows, spot_config, update_flops, with_settings
 from spot_jax.benchmark.timing import measure
 from spot_jax.methods import spot
 from spot_jax.pictures.style import png
 from spot_jax.run.config_files import read_config
+from spot_jax.storage.outputs import require_free
 from spot_jax.system.arguments import Parser, pattern, place, png_file, several, whole
 from spot_jax.system.backend import require_device
 from spot_jax.system.errors import InputError, first_line
@@ -113,7 +114,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def figures_of(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
     """What was asked for, as rows for `--json` and as a table for people; raises InputError if torch is missing."""
-    config = read_config(args.config)
+    config = read_config(args.config) if args.methods else spot_config(args.config)
     if args.device is not None:
         use_device(args.device)
     else:
@@ -146,6 +147,8 @@ def benchmark(args: argparse.Namespace) -> None:
     """Measures, prints and writes; raises InputError if a file is there and not to be replaced."""
     args.sizes = (args.observation_dim, args.action_dim)
     files.require(args, 'json', 'plot')
+    if args.gpu and args.json is not None:
+        require_free(gpu.profiles(args.json), args.overwrite, '--json')
     figures, text = figures_of(args)
     print(text)
     if not args.gpu:

@@ -23,18 +23,19 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from spot_jax.benchmark import files
 from spot_jax.benchmark.phases import Case, case, data_of_rows, random_rows, update_flops, with_settings
 from spot_jax.benchmark.timing import matmul_rate
 from spot_jax.core import xla
 from spot_jax.core.method import Data
 from spot_jax.methods import spot
 from spot_jax.run.config import members
-from spot_jax.storage.checkpoint import write_atomically
 from spot_jax.system.errors import InputError
 
 ROUNDS, ROUND_S = 3, 0.5  # of a case, and the least seconds of one
 MATMUL = 8192  # rows and columns of the matrices whose product gives the GPU's rate
 POPULATIONS = (4, 16, 64, 256)
+TRACED = (1, 64)  # populations
 PRECISIONS = ('float32', 'tensorfloat32', 'bfloat16')
 # XLA's options beside those in use (`xla.compiler_options`), and the members they are tried with.
 ALL_COMMANDS = 'FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE'
@@ -79,7 +80,7 @@ class Report:
         self.rows.append(row)
         print(line(row), flush=True)
         if self._path is not None:
-            write_atomically(self._path, (json.dumps(self.rows, indent=1) + '\n').encode())
+            files.write_json(self._path, self.rows)
 
 
 def line(row: dict[str, Any]) -> str:
@@ -173,6 +174,16 @@ def torch_cases(config: ConfigDict, args: Any, rows: np.ndarray) -> Iterator[tup
             yield f'{phase} L={num_samples} M=1 float32 | torch {kind}', measure
 
 
+def profile_beside(json_file: Path, num_members: int) -> Path:
+    """Where the profile of a population is kept."""
+    return json_file.with_suffix(f'.{num_members}.xplane.pb')
+
+
+def profiles(json_file: Path) -> list[Path]:
+    """The profiles that are kept beside the figures."""
+    return [profile_beside(json_file, num_members) for num_members in TRACED]
+
+
 def traced(config: ConfigDict, args: Any, rows: Data, options: dict[str, Any]) -> dict[str, Any]:
     """What the GPU did in a call of the policy's phase, by the profiler: kernels per block, busy share, the longest.
 
@@ -185,7 +196,7 @@ def traced(config: ConfigDict, args: Any, rows: Data, options: dict[str, Any]) -
             traced_case.run(traced_case.steps)
         profile = next(Path(folder).rglob('*.xplane.pb'))
         if args.json is not None:
-            shutil.copy(profile, args.json.with_suffix(f'.{traced_case.members}.xplane.pb'))
+            shutil.copy(profile, profile_beside(args.json, traced_case.members))
         streams = [
             stream
             for plane in jax.profiler.ProfileData.from_file(str(profile)).planes
@@ -259,7 +270,7 @@ def measure_all(config: ConfigDict, args: Any) -> list[dict[str, Any]]:
     if args.torch:
         for name, measure in torch_cases(config, args, packed):
             report.attempt(name, measure, 40)
-    for num_members in (1, 64):
+    for num_members in TRACED:
         options = in_use() | {'xla_enable_command_buffers_during_profiling': True}
         trace = partial(traced, population_of(config, num_members), args, rows, options)
         report.attempt(f'trace, M={num_members}', trace, 30)

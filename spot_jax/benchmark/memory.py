@@ -25,8 +25,7 @@ from spot_jax.benchmark import files
 from spot_jax.benchmark.gpu import POPULATIONS, population_of
 from spot_jax.benchmark.kernels import STEPS
 from spot_jax.benchmark.online import Loops
-from spot_jax.benchmark.phases import bytes_of, data_shapes, lower, prepare
-from spot_jax.run.config_files import read_config
+from spot_jax.benchmark.phases import bytes_of, data_shapes, lower, prepare, spot_config
 from spot_jax.run.ring_files import RingFiles
 from spot_jax.system.arguments import Parser, place, whole
 from spot_jax.system.backend import require_device
@@ -101,16 +100,16 @@ def settings(text: str) -> list[tuple[int, int]]:
 
 def of_online(args: argparse.Namespace) -> Iterator[dict[str, float]]:
     """The rows of the settings, each measured in a process of its own and printed."""
-    context = multiprocessing.get_context('spawn')
+    config, context = spot_config(args.config), multiprocessing.get_context('spawn')
     for setting in args.settings:
         with concurrent.futures.ProcessPoolExecutor(1, context) as process:
             options = args.environment, setting, args.transitions, args.new, args.restart
-            yield printed(process.submit(measure, read_config(args.config), *options).result())
+            yield printed(process.submit(measure, config, *options).result())
 
 
 def of_offline(args: argparse.Namespace) -> Iterator[dict[str, float]]:
     """The rows of the populations, printed."""
-    config = read_config(args.config)
+    config = spot_config(args.config)
     require_device()
     for members, num_samples in itertools.product((1, *POPULATIONS), SAMPLES):
         yield printed(offline(config, members, num_samples, args.transitions))

@@ -23,12 +23,11 @@ from spot_jax.acting import environments
 from spot_jax.acting.scaling import Scaling
 from spot_jax.acting.tasks import task_of
 from spot_jax.benchmark import files
-from spot_jax.benchmark.phases import TRANSITIONS, data_of_rows, random_rows
+from spot_jax.benchmark.phases import TRANSITIONS, data_of_rows, random_rows, spot_config
 from spot_jax.methods import options as chosen
 from spot_jax.population import online, program, sharding
 from spot_jax.run.build import build
 from spot_jax.run.config import members
-from spot_jax.run.config_files import read_config
 from spot_jax.run.finetuning import Collector, options_of
 from spot_jax.run.policy import snapshot
 from spot_jax.system.arguments import Parser, place, several, whole
@@ -199,6 +198,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def body(args: argparse.Namespace) -> None:
         files.require(args, 'json')
+        config = spot_config(args.config)
         require_device()
         results = []
         print('environment steps per second of all members:')
@@ -206,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
             'members  ' + ''.join(f'{n:>14}' for n in ('overlapped', 'plain', 'sum of parts', 'act', 'step', 'update'))
         )
         for number in args.members:
-            row = measure(read_config(args.config), args.environment, number, args.workers, args.rounds)
+            row = measure(config, args.environment, number, args.workers, args.rounds)
             results.append(row)
             rates = row['steps_per_s']
             names = ('overlapped', 'plain', 'sum_of_parts', 'act', 'step', 'update')

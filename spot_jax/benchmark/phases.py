@@ -14,7 +14,9 @@ from spot_jax.core.method import Data
 from spot_jax.population import program
 from spot_jax.run.build import build
 from spot_jax.run.config import members
+from spot_jax.run.config_files import read_config
 from spot_jax.run.footprint import of_phases
+from spot_jax.system.errors import InputError
 
 TRANSITIONS = 100_000
 EPISODE = 1000  # steps
@@ -61,6 +63,14 @@ def with_settings(config: ConfigDict, **settings: Any) -> ConfigDict:
     return changed
 
 
+def spot_config(text: str) -> ConfigDict:
+    """The config of `FILE.py[:PRESET]`; raises InputError if its method is not SPOT, whose phases are measured."""
+    config = read_config(text)
+    if config.method != 'spot':
+        raise InputError(f'--config={text}: its method is {config.method}, and what is measured is spot')
+    return config
+
+
 def prepare(
     config: ConfigDict, sizes: tuple[int, int], phase: str, steps: int, at_once: int | None = None
 ) -> tuple[Any, Callable[[], tuple[Any, ...]]]:
@@ -81,6 +91,7 @@ def prepare(
             shared = stage.result(state.learner, shared)
         return program.init_policies(seeds, everyone.shape[1], parts.algorithm), seeds, hypers, shared
 
+    assert phase in (*names, 'policy'), phase
     if phase in names:
         index = names.index(phase)
         return program.stage_phase(parts.stages[index], steps, index, **options), arguments

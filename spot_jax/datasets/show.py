@@ -10,7 +10,7 @@ from gymnasium.spaces import Box
 from matplotlib.figure import Figure
 
 from spot_jax.acting.env_pool import TIMEOUT, bounded
-from spot_jax.acting.environments import maker
+from spot_jax.acting.environments import GOAL_RADIUS, maker
 from spot_jax.acting.tasks import TASKS, goal_reached
 from spot_jax.data.load import evaluation_spec, open_minari
 from spot_jax.data.positions import path_of, some_episodes
@@ -94,6 +94,15 @@ def _maze_of(data: Any) -> Any:
     return bounded(found, TIMEOUT)
 
 
+def reaches_goal(episode: Any) -> bool:
+    """Whether a maze's episode does: by its rewards, if they mark the goal; where they are dense, by its positions."""
+    found = episode.observations
+    if np.isin(episode.rewards, (0, 1)).all() or not isinstance(found, Mapping) or 'desired_goal' not in found:
+        return bool(goal_reached(np.max(episode.rewards, initial=0)))
+    distances = np.linalg.norm(found['achieved_goal'] - found['desired_goal'], axis=-1)
+    return bool((distances[1:] <= GOAL_RADIUS).any())
+
+
 def maze_panel(data: Any) -> Rollouts | None:
     """A maze dataset's episodes, at most `MAX_PATHS` of them, evenly over it; None if it is of no maze."""
     found = _maze_of(data)
@@ -105,7 +114,7 @@ def maze_panel(data: Any) -> Rollouts | None:
     if len(paths) < len(episodes):
         return None
     own = [e.infos['goal'][0] for e in episodes if isinstance(e.infos, Mapping) and 'goal' in e.infos]
-    reached = np.array([goal_reached(np.max(e.rewards, initial=0)) for e in episodes])
+    reached = np.array([reaches_goal(e) for e in episodes])
     return Rollouts(
         f'{data.spec.dataset_id}\n{reached.sum()} of {len(episodes)} episodes reach the goal',
         maze,

@@ -63,10 +63,14 @@ def learning_curves(
 ) -> list[Curve]:
     """One curve per setting of a run's hyperparameters, from the rows of its metrics.csv; `name` begins the labels.
 
+    Of a metric that both the policy and a stage before it have, the policy's: each counts its own steps.
     `diverged` are the seeds that did. None: of a run that may be going on, those whose last value comes before the
     run's last. Steps that a seed going on has no value at are passed over, else the curve would jump to the others'.
     Raises KeyError, TypeError or ValueError if a cell makes no sense or none has a value.
     """
+    of_policy = [row for row in rows if row.get('phase') in ('offline', 'online')]
+    if any(row[metric] for row in of_policy):
+        rows = of_policy
     names = [column for column in rows[0] if '/' not in column and column not in BEFORE_HYPERPARAMETERS]
     labels = setting_labels([{n: float(row[n]) for n in names} for row in rows])
     groups: dict[str, dict[str, dict[int, float]]] = {}  # label, seed, step

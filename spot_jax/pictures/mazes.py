@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Patch, Rectangle
 
 from spot_jax.acting.environments import GOAL_RADIUS
-from spot_jax.pictures.style import COLORS, legend
+from spot_jax.pictures.style import COLORS, legend, literal
 
 REACHED, FAILED, GOAL, WALL = COLORS[0], COLORS[1], COLORS[2], '#c8c8c8'
 DATA = LinearSegmentedColormap.from_list('data', ['#f6eccb', '#e8d089'])  # where they are few, where they are many
@@ -88,7 +88,7 @@ def draw_rollouts(panels: Sequence[Rollouts]) -> Figure:
         axes.set_aspect('equal')
         axes.set_xlabel('x (m)')
         axes.set_ylabel('y (m)' if i % columns == 0 else '')
-        axes.set_title(panel.title, fontsize=10)
+        axes.set_title(literal(panel.title), fontsize=10)
     handles: list[Any] = [
         Line2D([], [], color='black', marker='o', markersize=4, linestyle='none', label='start'),
         Line2D([], [], color=GOAL, marker='o', markersize=9, fillstyle='none', linestyle='none', label='goal'),

@@ -38,6 +38,7 @@ class Results(NamedTuple):
 
     policies: list[Policy]
     sha256: str  # of its data
+    held: bool  # whether Python handed them over, so that they may be a part of the dataset
     environment: str | None
     spec: dict[str, Any] | None  # all that is told of the environment; None: an older run
     reference: str | None  # what its normalised scores are measured by
@@ -144,7 +145,14 @@ def read_results(workdir: Path, config: ConfigDict) -> Results:
         raise InputError(f'{path} makes no sense: {error}') from error
     measured_by = None if reference is None else printable(str(reference))
     return Results(
-        policies, printable(str(sha256)), environment and printable(environment), spec, measured_by, seconds, versions
+        policies,
+        printable(str(sha256)),
+        found.get('dataset_held') is True,
+        environment and printable(environment),
+        spec,
+        measured_by,
+        seconds,
+        versions,
     )
 
 

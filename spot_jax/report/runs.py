@@ -39,10 +39,17 @@ def changes(run: Run) -> dict[str, Any]:
 
 
 def command(run: Run) -> str:
-    """The command that makes the run again, in a folder of its own, whatever presets there are."""
+    """The command that makes the run again, in a folder of its own, whatever presets there are.
+
+    If Python handed the data over, before it a comment that says so: a command takes a whole dataset.
+    """
     fields = [f'--config.{path}={_written(value)}' for path, value in changes(run).items()]
     begins = f'python -m spot_jax.main --config={PLAIN} {shlex.quote(f"--workdir=runs/{run.name}")}'
-    return ' \\\n  '.join([begins, *map(shlex.quote, fields)])
+    text = ' \\\n  '.join([begins, *map(shlex.quote, fields)])
+    if run.results is None or not run.results.held:
+        return text
+    held = '# It learned from data that Python held, by spot_jax.train(..., dataset=...). This takes the whole dataset:'
+    return f'{held}\n{text}'
 
 
 def fields(run: Run) -> str:

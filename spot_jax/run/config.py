@@ -194,7 +194,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         require(not config.grid.discount, f'config.grid.discount: {one}: set that, in a run for each')
     require(capacity is None or capacity >= freq, f'config.online.capacity={capacity}: must be at least {freq}')
     require_part(*config.part)
-    for path in ('offline.steps', 'online.steps', 'log_interval', 'evaluation.interval', 'checkpoint.interval'):
+    read = [*('offline.steps',) * (not goes_on(config)), *('evaluation.interval',) * (config.evaluation.episodes > 0)]
+    for path in (*read, 'online.steps', 'log_interval', 'checkpoint.interval'):
         require(values[path] % freq == 0, f'config.{path}={values[path]}: must be a multiple of policy_freq={freq}')
     if not goes_on(config):  # its seeds and grid are not known yet
         members(config)

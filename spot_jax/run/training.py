@@ -55,6 +55,7 @@ class Run:
         selection = selection_of(config)
         if source is None:
             provide(config.dataset_id)
+        self.held = source is not None  # the data, by Python
         dataset = load(config.dataset_id if source is None else source, self.task, config.clip_actions, selection)
         self.dataset_id, self.sha256, self.environment = dataset.dataset_id, dataset.sha256, dataset.environment
         self.reference, self.size = dataset.reference, (len(dataset.lengths), len(dataset.transitions))
@@ -270,6 +271,7 @@ class Run:
             'dataset_sha256': self.sha256,
             'dataset_episodes': self.size[0],
             'dataset_transitions': self.size[1],
+            'dataset_held': self.held,
             'environment_id': self.environment.id if self.environment else None,
             'environment': json.loads(self.environment.to_json()) if self.environment else None,
             'reference_returns': self.reference._asdict() if self.reference else None,

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import serialization
 from one_member import one_step_episodes, pack
 from tiny import tiny
 
@@ -14,6 +15,7 @@ from spot_jax.core.train_state import TrainState
 from spot_jax.methods import spot
 from spot_jax.methods.constraint import Constraint, bound, constrained, measure
 from spot_jax.methods.regularizers import Regularizer
+from spot_jax.population import program
 from spot_jax.run import restore, scoring, training
 from spot_jax.run.build import build
 from spot_jax.run.config import members
@@ -123,5 +125,37 @@ def test_runs(finished, tmp_path):
     np.testing.assert_equal(jax.device_get(taken), shared)
     with pytest.raises(InputError, match=r"its regularizer\.num_samples is 1, this run's 2"):
         training.run(tiny(**other, **{'regularizer.num_samples': 2}), tmp_path / 'bad')
+    goes_on_as_what_it_is(tmp_path / 'first', finished, tmp_path / 'td3')
     with pytest.raises(InputError, match=r'has trained cvae and bound: this run takes cvae$'):
         training.run(tiny(**{'cvae.restore': str(tmp_path / 'first')}), tmp_path / 'bad')
+
+
+def goes_on_as_what_it_is(first, finished, td3):
+    """A run with a multiplier fine-tunes without one, as TD3 and at a fixed weight; the other way there is none."""
+
+    def taken(source, **changes):
+        config = restore.with_population(tiny(**{'online.restore': str(source), 'online.steps': 4, **changes}), td3)
+        stages, init = build(config, 4, 2).stages, build(config, 4, 2).algorithm
+        everyone = members(config)
+        fresh = program.init_policies(everyone.seeds(), everyone.shape[1], init)
+        sha256 = read_run(source)[1]['sha256']
+        state, shared, _ = restore.restored_policies(config, sha256, fresh, stages)
+        return serialization.to_state_dict(jax.device_get(state.learner)), jax.device_get(shared)
+
+    before = read_run(first)[1]
+    for changes in ({'regularizer.name': 'none'}, {}, {'regularizer.constraint': 0.9, 'actor.lr': 1.0}):
+        learner, shared = taken(first, **changes)
+        bounded = 'regularizer.constraint' in changes
+        np.testing.assert_equal(learner, before['learner'] if bounded else before['learner']['learner'])
+        of_stages = before['density_params'] if bounded else before['density_params']['density']
+        np.testing.assert_equal(shared, {} if 'regularizer.name' in changes else of_stages)
+    changes = {'regularizer.name': 'none', 'cvae.hidden_dims': (9,), 'online.steps': 4, 'evaluation.episodes': 0}
+    assert training.run(tiny(**changes, **{'online.restore': str(first)}), td3) == 0
+    with pytest.raises(InputError, match='has no CVAE: its method trains none'):
+        scoring.load(td3)
+    with pytest.raises(InputError, match='td3 has no CVAE of any seed'):
+        training.run(tiny(**{'cvae.restore': str(td3)}), td3.parent / 'bad')
+    with pytest.raises(InputError, match=r'it has no multiplier: regularizer.constraint is for runs that begin'):
+        taken(finished, **{'regularizer.constraint': 0.5})
+    with pytest.raises(InputError, match=r'has no CVAE of seed 0, beta 0\.7; seed 1, beta 0\.7$'):
+        taken(finished, **{'cvae.beta': 0.7})

@@ -13,11 +13,13 @@ import pytest
 import stored
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny import tiny
 
 from spot_jax import evaluate, plot
 from spot_jax.pictures.curves import choose_metric, learning_curves
 from spot_jax.population.program import PhaseState
 from spot_jax.run import training
+from spot_jax.run.evaluations import Evaluations
 from spot_jax.run.ring_files import RingFiles
 from spot_jax.run.workdir import open_workdir, read_run, without_broken
 from spot_jax.storage import checkpoint
@@ -337,3 +339,22 @@ def test_a_member_whose_numbers_are_not_finite_is_saved_as_diverged():
     state = PhaseState(learner, jnp.array([True, True]), jnp.zeros(2, jnp.int32), jnp.int32(4))
     assert without_broken(state).alive.tolist() == [True, False]
     assert without_broken(state.replace(learner={'b': jnp.zeros(2)})).alive.tolist() == [True, True]
+
+
+@pytest.mark.usefixtures('data')
+def test_a_member_whose_numbers_are_not_finite_is_evaluated_as_diverged(tmp_path, monkeypatch):
+    """A checkpoint that is written while its evaluation plays has both: no other would be read again."""
+    launched = []
+
+    def launch(self, phase, state, *_):
+        launched.append(np.asarray(state.alive))
+        np.testing.assert_array_equal(state.alive, without_broken(state).alive)
+
+    monkeypatch.setattr(Evaluations, 'launch', launch)
+    small = {'actor.hidden_dims': (2, 2), 'critic.hidden_dims': (4,), 'regularizer.name': 'none'}
+    steps = {'offline.steps': 8, 'log_interval': 2, 'evaluation.interval': 2, 'checkpoint.interval': 0}
+    rates = {'seeds': (0, 1, 2), 'grid.actor_lr': (3e-4, 1e30)}
+    training.run(tiny(**small, **steps, **rates), tmp_path)
+    assert len(launched) == 4
+    assert np.array(launched)[:, :, 0].all()
+    assert not np.array(launched)[:, :, 1].all()

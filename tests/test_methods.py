@@ -7,13 +7,17 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from flax import serialization
 from tiny import tiny
 
+from spot_jax.acting.scaling import Scaling
+from spot_jax.acting.tasks import task_of
 from spot_jax.core.fields import Field
 from spot_jax.methods import METHODS, hyperparameters, options, path_of
 from spot_jax.run import config, effects, policy, restore, scoring, training
 from spot_jax.run.build import build
-from spot_jax.run.workdir import read_run
+from spot_jax.run.evaluations import Evaluations
+from spot_jax.run.workdir import policy_shapes, read_run
 from spot_jax.system.errors import InputError
 
 pytestmark = pytest.mark.usefixtures('data')
@@ -101,6 +105,26 @@ def test_what_a_method_says_of_itself(name):
             assert method.fields[field].takes.fits(value), field
     assert set(method.policy_fields).union(*(stage.fields for stage in parts.stages)) <= set(method.fields)
     assert set(method.shared_by + method.cooled) <= set(hyperparameters(name))
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_an_evaluation_that_was_abandoned_is_played_by_what_the_checkpoint_has(name, monkeypatch):
+    """A checkpoint has nested dicts in place of whatever a method's policies are made of."""
+    settings = small(name)
+    algorithm, shapes = build(settings, 4, 2).algorithm, policy_shapes(settings, (4, 2))
+    policies = jax.tree.map(lambda x: np.full(x.shape, 0.1, x.dtype), shapes)
+    counts = {'alive': np.ones((2, 1), bool), 'gradient_steps': np.zeros((2, 1), np.int32), 'block': np.int32(2)}
+    item = {'phase': 'offline', 'step': 2, 'params': policies, 'rows': '[]', **counts}
+    found = serialization.msgpack_restore(serialization.to_bytes({'pending': {'0': item}}))
+    played = []
+    monkeypatch.setattr(Evaluations, '_play', lambda self, params: played.append(params) or (None, 0.0))
+    scaling, task = Scaling(np.zeros(4), np.ones(4), -np.ones(2), np.ones(2)), task_of(settings)
+    arguments = settings, config.members(settings), None, None, task, algorithm, None, scaling, found
+    with Evaluations(*arguments, lambda: shapes) as evaluations:
+        evaluations.resume()
+    inputs = np.ones((2, 1, 4), np.float32), np.zeros((2, 1)), np.ones((2, 1), bool)
+    ours, theirs = (policy.Actors(algorithm, task).play(params, scaling)(*inputs) for params in (policies, *played))
+    np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize('name', METHODS)

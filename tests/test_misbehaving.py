@@ -21,8 +21,12 @@ from tiny import tiny
 
 from spot_jax.acting import answers, env_pool, environments, evaluation
 from spot_jax.acting.env_pool import EnvPool, StoppedError, WorkerRestartedError
+from spot_jax.acting.tasks import TASKS
+from spot_jax.population.program import PhaseState
 from spot_jax.recipes import generate
 from spot_jax.run import evaluations, finetuning, training
+from spot_jax.run.build import build
+from spot_jax.run.config import members
 from spot_jax.run.ring_files import RingFiles
 from spot_jax.run.workdir import read_run
 from spot_jax.system import workers
@@ -181,6 +185,30 @@ def test_hanging_close_is_not_waited_for(monkeypatch):
         pool.close()
         assert time.monotonic() - start < 3
         assert count == 0 or not worker.is_alive()
+
+
+def test_a_runs_evaluations_close_their_environments_in_the_thread_that_made_them(monkeypatch):
+    """Linux kills a worker when the thread that started it ends: it would close nothing any more."""
+    threads = []
+
+    class Evaluator:
+        def __init__(self, *arguments):
+            threads.append(threading.get_ident())
+
+        def __call__(self, act, cancelled):
+            return None
+
+        def close(self):
+            threads.append(threading.get_ident())
+
+    monkeypatch.setattr(evaluations, 'Evaluator', Evaluator)
+    config = tiny(seeds=(0,))
+    arguments = config, members(config), object, None, TASKS['pointmaze'], build(config, 4, 2).algorithm
+    with evaluations.Evaluations(*arguments, None, None, {}, None) as found:
+        found._submit('offline', 2, PhaseState(None, None, None, None), {})
+        found._pending[0].future.result()
+    made, closed = threads
+    assert made == closed != threading.get_ident()
 
 
 def test_hanging_process_is_killed_and_started_again(capsys):

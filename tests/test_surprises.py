@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
 from ml_collections import FrozenConfigDict
+from moody import Moody
 from tiny import ID, tiny
 
 import spot_jax
@@ -23,6 +24,8 @@ from spot_jax.acting.scaling import Scaling
 from spot_jax.acting.tasks import TASKS, Reference
 from spot_jax.data.load import open_minari
 from spot_jax.run import config_files, effects, playing
+from spot_jax.run.config import members
+from spot_jax.run.finetuning import Collector
 from spot_jax.system.errors import InputError
 
 
@@ -258,3 +261,14 @@ def test_a_frozen_config_trains(data, finished, tmp_path):
 def test_actions_of_a_member_that_has_diverged_are_within_their_bounds():
     scaling = Scaling(np.zeros(1), np.ones(1), np.array([-2.0, 0.0]), np.array([2.0, 1.0]))
     np.testing.assert_array_equal(scaling.bounded(np.array([[np.nan, np.inf], [-np.inf, 9.0]])), [[0, 1], [-2, 1]])
+
+
+def test_a_diverged_members_transitions_are_numbers():
+    """Else no checkpoint of the whole population could be read again."""
+    scaling = Scaling(np.zeros(2), np.ones(2), -np.ones(1), np.ones(1))
+    everyone = members(tiny(seeds=(0, 1, 2)))
+    collector = Collector(partial(Moody, 'nowhere', None), everyone, TASKS['locomotion'], scaling, 0)
+    rows = collector.step(np.array([[np.nan], [-np.inf], [0.5]], np.float32), 1)
+    collector.close()
+    np.testing.assert_array_equal(rows[:, 2], [0, -1, 0.5])
+    assert np.isfinite(rows).all()

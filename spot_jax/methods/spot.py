@@ -324,10 +324,18 @@ def density_of(
 ) -> Density | None:
     """The behaviour's density, if a CVAE was trained."""
     del learner
-    if not shared:
-        return None
     spec = make_spec(config, observation_dim, action_dim)
+    if not shared or not spec.td3.regularizer.uses_density:
+        return None
     return Density(spec.cvae, shared if spec.constraint is None else shared['density'], hypers.beta)
+
+
+def go_on(theirs: Any, ours: Any, learner: Any, shared: Any) -> tuple[Any, Any]:
+    """Another run's learners and CVAEs as this run has them: without a multiplier, if it has no constraint."""
+    had, has = (make_spec(config, 1, 1).constraint is not None for config in (theirs, ours))
+    if has and not had:
+        raise ValueError('it has no multiplier: regularizer.constraint is for runs that begin with it')
+    return (learner['learner'], shared['density']) if had and not has else (learner, shared)
 
 
 TITLES = {'none': 'TD3', 'bc': 'TD3+BC', 'support': 'SPOT'}  # by regulariser
@@ -381,13 +389,8 @@ METHOD = Method(
         'critic_lr': 'critic.lr',
         'beta': 'cvae.beta',
     },
-    policy_fields=(
-        'actor.hidden_dims',
-        'critic.hidden_dims',
-        'critic.layer_norm',
-        'normalize_observations',
-        'regularizer.constraint',
-    ),
+    policy_fields=('actor.hidden_dims', 'critic.hidden_dims', 'critic.layer_norm', 'normalize_observations'),
+    go_on=go_on,
     restore='cvae.restore',
     fresh_fields=('cvae.steps', 'cvae.lr', 'cvae.restore', 'actor.output_init', 'critic.output_init'),
     idle=IDLE,

@@ -104,8 +104,8 @@ def online_phase(
 
     Arguments lie on `mesh` as `place` puts them; a device updates its own members.
 
-    The i-th of the F minibatches is drawn as it would have been right after the i-th of these steps. What is
-    cooled is as at the last of them, when the actor moves.
+    The i-th of the F minibatches is drawn as it would have been right after the i-th of these steps, but that a full
+    ring has the later ones, too. What is cooled is as at the last of them, when the actor moves.
     """
     freq, draw_for = algorithm.block, algorithm.draw_for
     assert draw_for is not None

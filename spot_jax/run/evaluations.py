@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
+from flax import serialization
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -59,8 +60,10 @@ class Evaluations:
         hypers: Any,
         scaling: policy.Scaling,
         saved: dict[str, Any],
+        policies: Callable[[], Params],
     ):
-        """`saved` is the checkpoint's part: what `arrays` made."""
+        """`saved` is the checkpoint's part: what `arrays` made. `policies` makes the shapes of
+        policies [M]."""
         self.enabled = make_env is not None and config.evaluation.episodes > 0
         self._options, self._population, self._scaling = config.evaluation, population, scaling
         self._make_env, self._reference, self._task = make_env, reference, task
@@ -76,7 +79,7 @@ class Evaluations:
         self._pending: list[_Pending] = []  # the first is in flight; the others are there once that was abandoned
         self._cancelled = False  # what is in flight is to be abandoned ...
         self._abandoned = False  # ... and was
-        self._saved = saved.get('pending', {})
+        self._saved, self._policies = saved.get('pending', {}), policies
         self.writer: MetricWriter
 
     def arrays(self) -> dict[str, Any]:
@@ -99,7 +102,8 @@ class Evaluations:
         """Launches what the checkpoint has of abandoned evaluations."""
         for _, item in sorted(self._saved.items(), key=lambda pair: int(pair[0])):
             state = PhaseState(None, item['alive'], item['gradient_steps'], item['block'])
-            self._submit(item['phase'], int(item['step']), state, policy.snapshot(item['params']))
+            params = serialization.from_state_dict(self._policies(), item['params'])
+            self._submit(item['phase'], int(item['step']), state, policy.snapshot(params))
             self._pending[-1].rows.extend(json.loads(item['rows']))
 
     def log(self, rows: list[results.Row]) -> None:
@@ -183,6 +187,10 @@ class Evaluations:
 
     def __exit__(self, *_: object) -> None:
         self._cancelled = True
+        # In the thread that started the worker processes, as Linux ends these with it (`workers.follow_parent`).
+        self._thread.submit(self._close).result()
         self._thread.shutdown()
+
+    def _close(self) -> None:
         if self._evaluator is not None:
             self._evaluator.close()

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from spot_jax import methods
 from spot_jax.acting.env_pool import TIMEOUT, EnvPool, MakeEnv, Steps, StoppedError, WorkerRestartedError
-from spot_jax.acting.scaling import Scaling
+from spot_jax.acting.scaling import Scaling, finite
 from spot_jax.acting.tasks import Task
 from spot_jax.core.method import Data
 from spot_jax.core.train_state import TrainState, init_adam
@@ -96,6 +96,7 @@ class Collector:
         The state after a time-out is the one it was reached in, not the next episode's first: it is bootstrapped from.
         If an environment failed, all episodes are given up and the actions are taken from new ones.
         """
+        actions = finite(actions)  # what is done is what is kept
         try:
             steps = self._step(actions)
         except WorkerRestartedError:
@@ -257,11 +258,11 @@ class FineTuning:
         evaluations.collect()
         stop = run.stopping() and self.metrics is None and not self.owed
         save = self._due(intervals.checkpoint.interval)
-        if stop or save:
+        evaluation_due = evaluations.enabled and (self.step == 0 or self._due(intervals.evaluation.interval))
+        if stop or save or evaluation_due:
             self.state = without_broken(self.state)
         done = self.step >= self.num_steps or (not self.owed and not np.asarray(self.state.alive).any())
-        asked = evaluations.enabled and evaluations.at != self.step
-        asked &= self.step == 0 or done or self._due(intervals.evaluation.interval)
+        asked = evaluations.enabled and evaluations.at != self.step and (done or evaluation_due)
         if asked and done and not stop:
             evaluations.launch('online', self.state, run.shared, self.step, run.stopping)
         if stop or done or (self.step > 0 and save):

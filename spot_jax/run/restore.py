@@ -81,7 +81,7 @@ def restored_stages(
     stage = (taken or stages)[-1].name.upper()
     have = members(theirs).groups()
     missing = [_told(group, method.shared_by) for group in population.groups() if group not in have]
-    if missing or not state['density_params']:
+    if missing or not names or not state['density_params']:
         raise InputError(f'{where} has no {stage} of {"; ".join(missing) or "any seed"}')
     chosen = np.array([have.index(group) for group in population.groups()])
     alive = shared_alive(state)[chosen]
@@ -121,23 +121,36 @@ def restored_policies(
     """
     method = METHODS[config.method]
     theirs, state = _read('online.restore', config, sha256)
+    where = f'config.online.restore={config.online.restore}'
     own = [path_of(config.method, name) for name in method.policy_fields]
     _agree('online.restore', config, theirs, [*own, *_fields(config, stages)])
+    if _whole_population(theirs) != _whole_population(config):
+        raise InputError(f'{where} has other members than this run began with')
     have, ours = members(theirs), members(config)
     numbers = [m.number for m in have.members]
     missing = [m.number for m in ours.members if m.number not in numbers]
     if missing:
-        raise InputError(f'config.online.restore={config.online.restore} has no members {missing}: it is a part')
-    if stages and not state['density_params']:
-        raise InputError(f'config.online.restore={config.online.restore} has no {stages[-1].name.upper()}')
+        raise InputError(f'{where} has no members {missing}: it is a part')
     chosen = np.array([numbers.index(m.number) for m in ours.members])
-    if any(have.members[i][:2] != m[:2] for i, m in zip(chosen, ours.members, strict=True)):
-        raise InputError(f'config.online.restore={config.online.restore} has other members than this run began with')
+    groups = chosen[:: ours.shape[1]] // have.shape[1]
+    pairs = zip(ours.groups(), [have.groups()[i] for i in groups], strict=True)
+    others = [_told(group, method.shared_by) for group, theirs_ in pairs if group != theirs_]
+    if stages and (others or not state['density_params']):
+        raise InputError(f'{where} has no {stages[-1].name.upper()} of {"; ".join(others) or "any seed"}')
+    try:
+        learner, shared = method.go_on(options(theirs), options(config), state['learner'], state['density_params'])
+    except ValueError as error:
+        raise InputError(f'{where}: {error}') from error
+    state |= {'learner': learner}
     take = lambda x: jnp.asarray(x.reshape(-1, *x.shape[2:])[chosen].reshape(*ours.shape, *x.shape[2:]))
     taken = {
         name: jax.tree.map(take, serialization.from_state_dict(getattr(fresh, name), state[name]))
         for name in ('learner', 'alive', 'gradient_steps')
     }
-    groups = np.array([have.groups().index(group) for group in ours.groups()])
-    shared = jax.tree.map(lambda x: jnp.asarray(x[groups]), state['density_params'])
+    shared = jax.tree.map(lambda x: jnp.asarray(x[groups]), shared if stages else {})
     return fresh.replace(**taken), shared, shared_alive(state)[groups]
+
+
+def _whole_population(config: ConfigDict) -> tuple[list[int], dict[str, list[float]]]:
+    """The seeds and the grid of a run, of which it may train a part."""
+    return list(config.seeds), {name: list(values) for name, values in config.grid.items()}

@@ -36,7 +36,7 @@ from spot_jax.run.config import goes_on, lookup, members, validate
 from spot_jax.run.effects import read_paths, require_that_grids_are_read
 from spot_jax.run.evaluations import Evaluations
 from spot_jax.run.finetuning import FineTuning, started
-from spot_jax.run.workdir import PHASE_NUMBERS, open_workdir, without_broken
+from spot_jax.run.workdir import PHASE_NUMBERS, open_workdir, policy_shapes, without_broken
 from spot_jax.storage import checkpoint, folder
 from spot_jax.storage.metrics import MetricWriter
 from spot_jax.storage.wandb_runs import WandbRuns, require_ready
@@ -84,6 +84,7 @@ class Run:
             self.hypers,
             self.scaling,
             self.saved,
+            partial(policy_shapes, config, sizes),
         )
         self.stop_signal = 0
         self.failure: InputError | None = None  # of the online phase's environments
@@ -174,7 +175,8 @@ class Run:
         with tqdm(total=steps, initial=step, desc=phase, unit=' updates', disable=not sys.stdout.isatty()) as bar:
             while True:
                 stop = self.stopping() and not pending
-                if stop or step >= steps or due(config.checkpoint.interval, step):
+                evaluation_due = evaluates and due(config.evaluation.interval, step)
+                if stop or step >= steps or due(config.checkpoint.interval, step) or evaluation_due:
                     state = without_broken(state)
                 alive = self.population.per_member(state.alive)
                 for member in np.flatnonzero(was_alive & ~alive):
@@ -182,7 +184,7 @@ class Run:
                 was_alive = alive
                 evaluations.collect()
                 done = step >= steps or not alive.any()
-                evaluate = evaluates and evaluations.at != step and (done or due(config.evaluation.interval, step))
+                evaluate = evaluates and evaluations.at != step and (done or evaluation_due)
                 if evaluate and done and not stop:
                     evaluations.launch(phase, state, self.shared, step, self.stopping)
                 if stop or done or due(config.checkpoint.interval, step):

@@ -163,8 +163,8 @@ def _sizes(state: dict[str, Any]) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=8)
-def _shapes(text: str, sizes: tuple[int, int]) -> dict[str, tuple[Any, Any]]:
-    """The learners of a run's phases and what the stages before came to: nested dicts of shapes and dtypes.
+def _traced(text: str, sizes: tuple[int, int]) -> dict[str, tuple[Any, Any]]:
+    """The learners of a run's phases and what the stages before came to, as shapes and dtypes.
 
     And what acts, as `policies`. From its config (JSON) and its data's sizes; cached, as tracing them takes time.
     """
@@ -184,7 +184,18 @@ def _shapes(text: str, sizes: tuple[int, int]) -> dict[str, tuple[Any, Any]]:
     hypers = members(config).hyperparameters()
     policies = jax.eval_shape(partial(program.policies_of, parts.algorithm), learner, shared, hypers)
     found['policies'] = policies, {}
+    return found
+
+
+def _shapes(config: ConfigDict, sizes: tuple[int, int]) -> dict[str, tuple[Any, Any]]:
+    """The same as nested dicts, which is how checkpoints have them."""
+    found = _traced(config.to_json(), sizes)
     return {phase: tuple(map(serialization.to_state_dict, each)) for phase, each in found.items()}
+
+
+def policy_shapes(config: ConfigDict, sizes: tuple[int, int]) -> Any:
+    """What acts of the members [M] of a run, as shapes and dtypes; `sizes` are those of observations and actions."""
+    return _traced(config.to_json(), sizes)['policies'][0]
 
 
 def _is(found: Any, dtype: Any, shape: tuple[int, ...], where: str) -> None:
@@ -235,7 +246,7 @@ def _check_scaling(scaling: Any) -> tuple[int, int]:
 def _check_learners(config: ConfigDict, sizes: tuple[int, int], state: dict[str, Any]) -> None:
     """The networks and optimisers, and which members are alive."""
     shape = members(config).shape
-    learner, shared = _shapes(config.to_json(), sizes)[state['phase']]
+    learner, shared = _shapes(config, sizes)[state['phase']]
     axes = shape if state['phase'] in ('offline', 'online') else shape[:1]
     compare(state['learner'], learner, 'its learner')
     _is(state['alive'], np.bool_, axes, 'its alive')
@@ -296,7 +307,7 @@ def _check_pending(config: ConfigDict, sizes: tuple[int, int], pending: Any) -> 
     )
     shape = members(config).shape
     count = shape[0] * shape[1]
-    params, _ = _shapes(config.to_json(), sizes)['policies']
+    params, _ = _shapes(config, sizes)['policies']
     known = set(columns(METHODS[config.method], options(config)))
     for item in pending.values():
         state = {

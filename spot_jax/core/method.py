@@ -108,7 +108,7 @@ class Method(NamedTuple):
     paths: of those hyperparameters that are not called as the options that give their values, these options.
     policy_fields: options that say what its learners look like: another run's must agree to be gone on from.
     go_on: (another run's options, this one's, its learners, its stages' results) -> both as this run has them, to be
-        gone on from. Raises ValueError if they lack what its options ask for.
+        gone on from: of its stages, those that this run has. Raises ValueError if they lack what its options ask for.
     restore: the option that names the run whose stages are taken, if there are any.
     fresh_fields: options that nothing reads when learners and stages are another run's.
     idle: which of its options have no effect, and when.

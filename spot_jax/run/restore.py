@@ -67,14 +67,14 @@ def restored_stages(
 ) -> tuple[Any, int]:
     """What the stages of another run came to, [C], by what they depend on, and how many of `stages` these are.
 
-    If it had fewer, they are the first of them. Raises InputError if they do not fit.
+    If it had fewer, they are the first of them; of more, the first are taken. Raises InputError if they do not fit.
     """
     method, path = population.method, path_of(config.method, METHODS[config.method].restore or '')
     theirs, state = _read(path, config, sha256)
     where = f'config.{path}={lookup(config, path)}'
     trained = parts_of(theirs, state).stages
     names, ours = ([stage.name for stage in each] for each in (trained, stages))
-    if names != ours[: len(names)]:
+    if names[: len(ours)] != ours[: len(names)]:
         raise InputError(f'{where} has trained {" and ".join(names)}: this run takes {" and ".join(ours)}')
     taken = stages[: len(names)]
     _agree(path, config, theirs, _fields(config, taken))
@@ -84,11 +84,14 @@ def restored_stages(
     if missing or not names or not state['density_params']:
         raise InputError(f'{where} has no {stage} of {"; ".join(missing) or "any seed"}')
     chosen = np.array([have.index(group) for group in population.groups()])
+    found = state['density_params']
+    if len(names) > len(ours):
+        _, found = METHODS[config.method].go_on(options(theirs), options(config), state['learner'], found)
     alive = shared_alive(state)[chosen]
     sick = [_told(group, method.shared_by) for group, a in zip(population.groups(), alive, strict=True) if not a]
     if sick:
         raise InputError(f'{where}: its {stage} of {"; ".join(sick)} has diverged')
-    return jax.tree.map(lambda x: jnp.asarray(x[chosen]), state['density_params']), len(taken)
+    return jax.tree.map(lambda x: jnp.asarray(x[chosen]), found), len(taken)
 
 
 def shared_alive(state: dict[str, Any]) -> np.ndarray:

@@ -1,8 +1,10 @@
-"""The support constraint taken literally: maximise Q, while the policy's mean penalty stays within a bound (Eq. 2).
+"""The support constraint taken literally: maximise Q, while the policy stays within the data's support (Eq. 1 and 2).
 
-The penalty's weight becomes a dual variable: it is multiplied by a number, 1 at first, that rises while the policy is
-beyond the bound and falls while it is within. The bound is a quantile of the penalties that the data's own actions
-have under the trained density, so that one number says the same of any task.
+What is within is said by a quantile of the penalties that the data's own actions have under the trained density, so
+that one number says the same of any task: beyond the 0.9 quantile lies a tenth of the data, and so may a tenth of the
+states' actions that the policy takes. The penalty's weight becomes a dual variable: it is multiplied by a number, 1 at
+first, that rises while more of the states are beyond, and falls while fewer are. A share, and not the mean or the
+largest penalty of the minibatch, since with these no one quantile was right for two mazes.
 """
 
 from typing import Any, NamedTuple
@@ -24,7 +26,7 @@ LOG_RANGE = (-7.0, 7.0)  # of the multiplier, about a thousandth to a thousand
 
 
 class Constraint(NamedTuple):
-    """What bounds the policy's mean penalty, and how fast the multiplier follows."""
+    """What bounds the policy's penalties, and how fast the multiplier follows."""
 
     quantile: float
     lr: float
@@ -76,7 +78,11 @@ def bound(quantiles: Array, quantile: float) -> Array:
 
 
 def constrained(algorithm: Algorithm, constraint: Constraint) -> Algorithm:
-    """An algorithm that has a `regularizer_weight` and a `penalty` [B] among its metrics, kept within the bound."""
+    """An algorithm that has a `regularizer_weight` and a `penalty` [B] among its metrics, kept within the support.
+
+    Its metrics have `violation` [B] besides, whose mean is by how much the share of states beyond the data's quantile
+    exceeds the data's own, and `multiplier`.
+    """
 
     def update(
         state: ConstrainedState, shared: dict[str, Any], drawn: Any, hypers: Any, step: Array
@@ -84,7 +90,8 @@ def constrained(algorithm: Algorithm, constraint: Constraint) -> Algorithm:
         multiplier = jnp.exp(state.log_multiplier.params)
         weighted = hypers._replace(regularizer_weight=multiplier * hypers.regularizer_weight)
         learner, metrics = algorithm.update(state.learner, shared['density'], drawn, weighted, step)
-        violation = metrics['penalty'] - bound(shared['quantiles'], constraint.quantile)
+        beyond = metrics['penalty'] > bound(shared['quantiles'], constraint.quantile)
+        violation = beyond - (1.0 - constraint.quantile)
         # Ascent: the gradient of multiplier · violation by the multiplier's logarithm.
         log_multiplier = state.log_multiplier.apply_gradients(-multiplier * jnp.mean(violation), constraint.lr)
         log_multiplier = log_multiplier.replace(params=jnp.clip(log_multiplier.params, *LOG_RANGE))

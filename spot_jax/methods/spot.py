@@ -67,7 +67,7 @@ FIELDS = {
     'regularizer.constraint': Field(
         None,
         optional(SHARE),
-        "λ follows so that the policy's mean penalty is this quantile of the data's; None: fixed λ",
+        'λ follows so that as many states are beyond this quantile of penalties as of the data; None: fixed λ',
     ),
     'regularizer.multiplier_lr': Field(1e-3, POSITIVE, "learning rate of the logarithm of λ's multiplier"),
 }

@@ -11,7 +11,7 @@ import pytest
 from experiments import antmaze
 from spot_jax.benchmark import files, memory, online, products, rounding, scaling
 from spot_jax.benchmark.__main__ import main
-from spot_jax.benchmark.phases import random_rows, update_flops
+from spot_jax.benchmark.phases import case, data_of_rows, random_rows, update_flops, whole_blocks
 from spot_jax.core.networks import CVAE, DoubleCritic
 from spot_jax.core.types import unpack
 from spot_jax.methods import spot
@@ -131,6 +131,16 @@ def assert_same(loss, net, our_loss, our_grads):
     for i, layer in enumerate(linear):
         np.testing.assert_allclose(layer.weight.grad.T, our_grads[f'Dense_{i}']['kernel'], rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(layer.bias.grad, our_grads[f'Dense_{i}']['bias'], rtol=1e-5, atol=1e-6)
+
+
+def test_updates_that_are_counted_are_made():
+    """A phase makes whole blocks: of the policy, two steps."""
+    config = tiny_config()
+    for phase, steps, made in (('policy', 1, 2), ('policy', 11, 10), ('cvae', 3, 3)):
+        assert whole_blocks(config, (OBSERVATION, ACTION), phase, steps) == made
+    one = case('', config, data_of_rows(random_rows((OBSERVATION, ACTION), 1000)), 'policy', (OBSERVATION, ACTION), 1)
+    assert one.steps == 2
+    assert {row['steps'] for row in rounding.losses(config, (OBSERVATION, ACTION), 1)} == {1}
 
 
 def test_products_alone_are_those_of_an_update(monkeypatch):

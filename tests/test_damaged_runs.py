@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -293,6 +294,9 @@ def test_what_is_left_of_metrics_is_told(tmp_path, capsys):
     capsys.readouterr()
     assert resume(run)['metrics_position'] == 0
     assert capsys.readouterr().err == f'{run / "metrics.csv"} is gone: going on without its rows\n'
+    (run / 'metrics.csv').write_text('what the resumed run begins with\n')
+    assert resume(run)['metrics_position'] == 0  # also if it was stopped before its next checkpoint
+    assert capsys.readouterr().err == ''
 
 
 def test_a_folder_is_held_by_one_process(tmp_path):
@@ -331,6 +335,29 @@ def test_a_killed_process_holds_nothing(tmp_path):
     other.communicate()
     with held(tmp_path):
         pass
+
+
+def test_a_process_that_was_forked_does_not_keep_what_its_parent_held(tmp_path):
+    """As an environment may: it outlives a run that is killed."""
+    code = (
+        f'import os, time; from pathlib import Path; from spot_jax.storage.folder import held\n'
+        f'with held(Path({str(tmp_path)!r})):\n'
+        '    child = os.fork()\n'
+        '    if child == 0: time.sleep(60); os._exit(0)\n'
+        '    print(child, flush=True); input()'
+    )
+    other = subprocess.Popen([sys.executable, '-c', code], stdin=-1, stdout=-1)
+    child = int(other.stdout.readline())
+    try:
+        with pytest.raises(InputError, match='in use'), held(tmp_path):
+            pass
+        other.kill()
+        other.wait()
+        with held(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        other.communicate()
     assert not list(tmp_path.iterdir())
 
 

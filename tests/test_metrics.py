@@ -53,6 +53,16 @@ def test_events_after_the_position_are_cut_off(tmp_path):
         assert events(tmp_path) == [(10, 2.5), (20, 5.0)]
 
 
+def test_events_outlive_a_lost_file_of_metrics(tmp_path):
+    """They are the only copy of its rows then."""
+    with MetricWriter(tmp_path, COLUMNS, 0) as writer:
+        writer.write(ROWS[:1])
+    (tmp_path / 'metrics.csv').unlink()
+    with MetricWriter(tmp_path, COLUMNS, 0) as writer:
+        writer.write(ROWS[1:])
+    assert events(tmp_path) == [(10, 2.5), (20, 5.0)]
+
+
 @pytest.mark.parametrize('broken', ['folder', 'installation'])
 def test_metrics_go_on_without_tensorboard(tmp_path, monkeypatch, capsys, broken):
     pytest.importorskip('tensorboard')

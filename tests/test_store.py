@@ -1,6 +1,7 @@
 """The folder of all datasets: what may be made there, whole or not at all, by one process at a time."""
 
 import errno
+import itertools
 import json
 import multiprocessing
 import os
@@ -286,6 +287,21 @@ def _play(number):
     if number == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return {'actions': np.zeros((1, 1)), 'rewards': np.zeros(1)}
+
+
+def _numbered(number):
+    return {'observations': np.zeros((3, 1)), 'actions': np.full((2, 1), number), 'rewards': np.zeros(2)}
+
+
+def test_a_part_that_is_missing_is_made_again(tmp_path, monkeypatch):
+    """Not passed over: the episodes after it would take its place."""
+    monkeypatch.setattr(parallel, 'PART', 6)
+    found = lambda: [int(e['actions'][0, 0]) for e in itertools.islice(parallel._stream(_numbered, 1, tmp_path), 8)]
+    assert found() == [*range(8)]
+    first, second = sorted(tmp_path.iterdir())
+    assert (first.stem, second.stem) == ('0000000000', '0000000003')
+    first.unlink()
+    assert found() == [*range(8)]
 
 
 def test_a_process_that_dies_is_named(tmp_path):

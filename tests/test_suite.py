@@ -116,7 +116,25 @@ def test_what_is_not_made_is_not_time_that_was_spent(monkeypatch):
     progress.update(100)
     progress.drop(500)
     assert progress.left() == 'about 0:00:40'  # 400 at ten a second
+    progress.update(-150)  # a run goes on from a checkpoint, and loses what came after it
+    assert progress.left() == 'an unknown time'
     progress.close()
+
+
+def test_a_suite_that_ends_by_an_error_of_its_own_stops_its_run(place, monkeypatch):
+    def tell(self, text):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(suite.Progress, 'tell', tell)
+    processes, start = [], suite.Suite._start
+
+    def spy(self, *arguments):
+        start(self, *arguments)
+        processes.append(self.process)
+
+    monkeypatch.setattr(suite.Suite, '_start', spy)
+    assert cli(place, ['slow']) == 1
+    assert processes[0].wait(60) != 0
 
 
 def test_a_signal_is_passed_on_once_and_ends_the_suite(place, capsys):
@@ -190,8 +208,9 @@ def test_a_run_that_another_suite_takes_first_is_waited_for(place, capsys, monke
     assert 'bad: another process is at it, waiting' in capsys.readouterr().out.splitlines()
 
 
-def test_the_last_line_of_an_endless_log():
+def test_the_last_line_of_an_endless_log_and_of_none(tmp_path):
     assert suite._last_line(Path('/dev/zero')).strip('\0') == ''
+    assert suite._last_line(tmp_path / 'gone.log') == 'its log cannot be read: No such file or directory'
 
 
 def test_how_far_a_run_is(tmp_path):

@@ -157,6 +157,14 @@ def test_metrics_go_on_when_it_fails(tmp_path, monkeypatch, capsys):
     assert [history for _, history in kept(tmp_path)] == [[(0, cell(10))], []]
 
 
+def test_metrics_go_on_when_its_process_is_gone(tmp_path, monkeypatch, capsys):
+    with writer(tmp_path, 0) as made:
+        monkeypatch.setattr(wandb.sdk.wandb_run.Run, 'finish', lambda *_, **__: 1 / 0)
+        made.write(rows(3, [10]))
+    ours = [line for line in capsys.readouterr().err.splitlines() if '`resume` will be ignored' not in line]
+    assert ours == [f'Weights & Biases may lack the last of member {n}: division by zero' for n in (3, 4)]
+
+
 @pytest.mark.parametrize(('name', 'fits'), [('my project_1.2', True), ('a/b', False), ('', False), ('x' * 129, False)])
 def test_names_of_projects(name, fits):
     """Weights & Biases takes no others: told before anything is written."""

@@ -65,12 +65,9 @@ def torch_cases(config: ConfigDict, args: argparse.Namespace, rows: np.ndarray) 
 
     from spot_jax.benchmark.baseline import make_baseline
 
-    if jax.default_backend() == 'gpu':
-        if not torch.cuda.is_available():
-            raise InputError(
-                'torch finds no GPU, so the baseline would run on the CPU: install it for CUDA, or --no-torch'
-            )
-        torch.set_default_device('cuda')
+    device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
+    if device == 'cuda' and not torch.cuda.is_available():
+        raise InputError('torch finds no GPU, so the baseline would run on the CPU: install it for CUDA, or --no-torch')
     cases = []
     for phase, num_samples in (('cvae', 1), ('policy', 1), ('policy', 10)):
         changed = with_settings(config, **{'regularizer.num_samples': num_samples})
@@ -78,7 +75,7 @@ def torch_cases(config: ConfigDict, args: argparse.Namespace, rows: np.ndarray) 
         for kind in ('published', 'tuned'):
             settings = (config.regularizer.weight, config.cvae.beta, config.discount)
             start = time.perf_counter()
-            run = make_baseline(spec, rows, settings, kind, phase, args.compile)
+            run = make_baseline(spec, rows, settings, kind, phase, args.compile, device)
             try:
                 run(2)
             except Exception as error:  # torch.compile: no compiler, or a compilation that was interrupted before

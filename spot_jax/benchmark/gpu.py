@@ -155,7 +155,7 @@ def torch_cases(config: ConfigDict, args: Any, rows: np.ndarray) -> Iterator[tup
     from spot_jax.benchmark.baseline import make_baseline
 
     cuda = torch.cuda.is_available() and jax.devices()[0].platform == 'gpu'
-    torch.set_default_device('cuda' if cuda else 'cpu')
+    device, freq = 'cuda' if cuda else 'cpu', config.policy_freq
     for kind in ('published', 'tuned', *(('graphed',) if cuda else ())):
         for phase, num_samples in (('cvae', 1), ('policy', 1), ('policy', 10)):
             changed = population_of(config, 1, num_samples)
@@ -166,10 +166,10 @@ def torch_cases(config: ConfigDict, args: Any, rows: np.ndarray) -> Iterator[tup
                 spec: Any = spec, phase: str = phase, kind: str = kind, settings: Any = settings, work: float = work
             ) -> dict:
                 start = time.perf_counter()
-                run = make_baseline(spec, rows, settings, kind, phase, args.compile)
+                run = make_baseline(spec, rows, settings, kind, phase, args.compile, device)
                 run(2)
                 compile_s = time.perf_counter() - start
-                return timed(Case('', run, args.steps // 4, 1, work, compile_s, None))
+                return timed(Case('', run, max(1, args.steps // 4 // freq) * freq, 1, work, compile_s, None))
 
             yield f'{phase} L={num_samples} M=1 float32 | torch {kind}', measure
 

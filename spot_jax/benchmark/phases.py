@@ -127,6 +127,12 @@ def block_of(config: ConfigDict, sizes: tuple[int, int], phase: str) -> int:
     return {**{stage.name: stage.block for stage in parts.stages}, 'policy': parts.algorithm.block}[phase]
 
 
+def whole_blocks(config: ConfigDict, sizes: tuple[int, int], phase: str, steps: int) -> int:
+    """As many steps in whole blocks, at least one: a phase makes no others."""
+    block = block_of(config, sizes, phase)
+    return max(1, steps // block) * block
+
+
 def update_flops(config: ConfigDict, sizes: tuple[int, int], phase: str) -> float:
     """Floating-point operations of the products of one gradient step of one member."""
     return flops.of(of_phases(config, sizes)[phase][0].jaxpr) / block_of(config, sizes, phase)
@@ -142,10 +148,11 @@ def case(
     at_once: int | None = None,
     options: dict[str, Any] | None = None,
 ) -> Case:
-    """A population's phase, compiled, of which each member makes `steps` steps in a round.
+    """A population's phase, compiled, of which each member makes `steps` steps in a round, in whole blocks.
 
     `at_once` members train at a time; `options` are XLA's. By default, both are as in a run.
     """
+    steps = whole_blocks(config, sizes, phase, steps)
     phase_fn, arguments = prepare(config, sizes, phase, steps, at_once)
     state, *rest = arguments()
     start = time.perf_counter()

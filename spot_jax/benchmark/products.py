@@ -22,6 +22,7 @@ def case(name: str, config: ConfigDict, sizes: tuple[int, int], phase: str, step
     pairs = [tuple(map(random, product.invars)) for product in products]
 
     @jax.jit
+    @jax.default_matmul_precision(config.precision)
     def block(pairs: list[tuple[Any, Any]]) -> list[Any]:
         done: list[Any] = []
         for (x, y), product in zip(pairs, products, strict=True):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from spot_jax.benchmark.phases import data_of_rows, prepare, random_rows, with_settings
+from spot_jax.benchmark.phases import data_of_rows, prepare, random_rows, whole_blocks, with_settings
 from spot_jax.core import networks, xla
 from spot_jax.core.types import Array, Params
 
@@ -56,14 +56,14 @@ def rounded_to(bits: int) -> Iterator[None]:
 
 
 def losses(config: ConfigDict, sizes: tuple[int, int], steps: int) -> list[dict[str, Any]]:
-    """Mean losses over the first `steps` steps of both phases, from the same weights, minibatches and noise."""
+    """Mean losses over the first `steps` steps, in whole blocks, of both phases: equal weights, batches and noise."""
     found, rows = [], data_of_rows(random_rows(sizes))
     config = with_settings(config, seeds=(0,))
     for name, bits in MANTISSA_BITS.items():
         with rounded_to(bits):
             figures: dict[str, float] = {}
             for phase in ('cvae', 'policy'):
-                run, arguments = prepare(config, sizes, phase, steps)
+                run, arguments = prepare(config, sizes, phase, whole_blocks(config, sizes, phase, steps))
                 _, metrics = run(*arguments(), rows)
                 figures |= {key: float(value.squeeze()) for key, value in metrics.items()}
         found.append({'precision': name, 'steps': steps, **figures})

@@ -8,7 +8,7 @@ count), launches on an H100, or updates per second (`experiments/results/through
 
 import warnings
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -107,11 +107,12 @@ def orthonormal(key: Array, shape: tuple[int, int]) -> Array:
     factorisations in one program wait for each other's threads for ever.
     """
     columns = jax.random.normal(key, shape).T
+    multiply = partial(jnp.matmul, precision='float32')  # a GPU's own, TF32, is not enough
 
     def step(i: Array, found: Array) -> Array:
         v = columns[i]
         for _ in range(2):
-            v = v - found.T @ (found @ v)
+            v = v - multiply(found.T, multiply(found, v))
         return found.at[i].set(v / jnp.linalg.norm(v))
 
     return jax.lax.fori_loop(0, shape[1], step, jnp.zeros_like(columns)).T

@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 from gymnasium.envs.registration import EnvSpec
 
 from spot_jax.system.errors import InputError
+from spot_jax.system.versions import installed
 
 NAMESPACE_METADATA_FILENAME = 'namespace_metadata.json'  # Minari's
 UNFINISHED = re.compile(r'\..*(\.tmp|\.old|-download|-parts-.*)')  # names of what an interruption leaves
+LIBRARIES = ('gymnasium', 'gymnasium-robotics', 'mujoco', 'numpy', 'jax')
 POLL = 0.5  # seconds between two looks at whether another process has made a dataset
 
 
@@ -229,11 +231,15 @@ def make_once(dataset_id: str, make: Callable[[str], None]) -> None:
 
 
 def _code() -> str:
-    """A digest of all that shapes a dataset: this package's recipes, environments, policies and what trains those."""
+    """A digest of all that shapes a dataset: this package's recipes, environments, policies and what trains those.
+
+    And the versions of the libraries that play and train.
+    """
     package = Path(__file__).parents[1]
     rooms = ('acting', 'behavior', 'core', 'data', 'recipes')
     files = [path for room in rooms for path in (package / room).rglob('*.*[yz]')]  # modules and weights
-    return hashlib.sha256(b''.join(path.read_bytes() for path in sorted(files))).hexdigest()[:16]
+    versions = [f'{name} {installed(name)}'.encode() for name in LIBRARIES]
+    return hashlib.sha256(b''.join([*(path.read_bytes() for path in sorted(files)), *versions])).hexdigest()[:16]
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ def _one_blas_thread() -> None:
 def _serve_one_parent() -> None:
     """In a worker: the main process alone is stopped by Ctrl-C, and takes its workers with it, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     parent = parent_process()
     assert parent is not None
 
@@ -62,8 +63,8 @@ def _stream(play: Callable[[int], Episode], workers: int, parts: Path) -> Genera
 
     number = 0
     for path in sorted(parts.glob('*.msgpack')):
-        part = checkpoint.read(path)
-        if part is None:  # damaged: it and what follows is made again
+        part = checkpoint.read(path) if path.stem == f'{number:010d}' else None
+        if part is None:  # damaged, or one before it is missing: it and what follows is made again
             break
         number += len(part)
         yield from (part[str(i)] for i in range(len(part)))
@@ -80,7 +81,12 @@ def _played(play: Callable[[int], Episode], number: int, workers: int, parts: Pa
     first, part = number, []
     try:
         with ProcessPoolExecutor(workers, get_context('spawn'), _serve_one_parent) as pool:
-            futures = deque(pool.submit(play, number + k) for k in range(2 * workers))
+            resource_tracker.ensure_running()  # else started below, it would let signals through again
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until `_serve_one_parent`
+            try:
+                futures = deque(pool.submit(play, number + k) for k in range(2 * workers))
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             processes = list(pool._processes.values())
             try:
                 while True:

@@ -29,7 +29,7 @@ FAILED, BAD_INPUT = 1, 2  # exit statuses
 def connect(text: str) -> tuple[int, int]:
     """This host's number and how many there are, from `auto` or `COORDINATOR:PORT,HOSTS,HOST`.
 
-    Raises InputError if they cannot find each other.
+    Raises InputError if they cannot find each other; if that takes JAX's five minutes, it ends the process itself.
     """
     match = re.fullmatch(r'([^,\s]+:(\d{1,5})),(\d{1,6}),(\d{1,6})', text)
     possible = match and 0 < int(match[2]) < 2**16 and int(match[4]) < int(match[3])
@@ -37,6 +37,7 @@ def connect(text: str) -> tuple[int, int]:
         raise InputError(
             f'--distributed={text}: must be auto, or COORDINATOR:PORT,HOSTS,HOST with hosts numbered from 0'
         )
+    jax.config.update('jax_enable_preemption_service', False)  # it would take the signals that stop a run
     try:
         if match is None:
             jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN_TIMEOUT)

@@ -1,6 +1,5 @@
 """What a run reports: rows of metrics, one line per evaluation, `results.json` and the table at the end."""
 
-import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from spot_jax.acting.tasks import Reference, recorded_reference
 from spot_jax.core.method import Method
 from spot_jax.population.members import Member, Population
 from spot_jax.population.program import PhaseState
+from spot_jax.system.versions import installed
 
 EVALUATION = ('return', 'length', 'success_rate', 'normalized_score')
 LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'gymnasium', 'gymnasium-robotics', 'minari', 'mujoco')
@@ -26,14 +26,6 @@ def columns(method: Method, options: Any) -> list[str]:
         *(f'training/{name}' for name in (*method.metrics, *method.more_metrics(options))),
         *(f'evaluation/{name}' for name in EVALUATION),
     ]
-
-
-def installed(library: str) -> str | None:
-    """Its version; None where it is not installed, as gymnasium-robotics where no maze is played."""
-    try:
-        return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def identity(member: Member) -> Row:

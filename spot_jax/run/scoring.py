@@ -58,6 +58,7 @@ def load(
     cvae = density.cvae
 
     @jax.jit
+    @jax.default_matmul_precision('float32')
     def score(observations: jax.Array, actions: jax.Array) -> jax.Array:
         noise = jax.random.normal(jax.random.key(seed), (len(actions), num_samples, cvae.num_latents))
         return ESTIMATORS[estimator](cvae, density.params, observations, actions, noise, density.beta)

@@ -45,7 +45,7 @@ class Progress:
 
     def left(self) -> str:
         """How long the rest takes at the rate so far, in words."""
-        if not self._made:
+        if self._made <= 0:  # fewer than none: a run that goes on from a checkpoint loses what came after it
             return 'an unknown time'
         seconds = (time.monotonic() - self._start) / self._made * self._left
         return f'about {datetime.timedelta(seconds=round(seconds))}'
@@ -69,15 +69,15 @@ class Suite:
 
     def __init__(self, jobs: Sequence[Job]):
         self.jobs = jobs
-        finished = [total(job) if is_finished(job) else done(job) for job in jobs]
-        self.progress = Progress(sum(finished), sum(map(total, jobs)))
+        self.counted = {job.name: total(job) if is_finished(job) else done(job) for job in jobs}  # updates
+        self.progress = Progress(sum(self.counted.values()), sum(map(total, jobs)))
         self.stop_signal = 0
         self.process: subprocess.Popen[bytes] | None = None
         self.failed: list[str] = []
         self.ended = 0
 
     def handle_signal(self, number: int, frame: FrameType | None) -> None:
-        """Has the run that is at work write a checkpoint and stop; a second signal ends everything at once."""
+        """Has the run that is at work write a checkpoint and stop; a second signal ends the suite, not the run."""
         del frame
         self.stop_signal = number
         signal.signal(number, signal.SIG_DFL)
@@ -111,38 +111,46 @@ class Suite:
             time.sleep(POLL)
 
     def _run(self, job: Job) -> int:
-        """Runs a job; returns its exit status. Raises OSError if its log cannot be written."""
+        """Runs a job; returns its exit status. Raises OSError, with no process, if its log cannot be written."""
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open('ab') as log:
             self._start(job, log)
-            self.progress.tell(f'{job.name} is at work, run {self.ended} of {len(self.jobs)}: {job.log}')
-            assert self.process is not None
-            before = done(job)
-            while self.process.poll() is None:
-                time.sleep(POLL)
-                before = self._count(job, before)
+        self.progress.tell(f'{job.name} is at work, run {self.ended} of {len(self.jobs)}: {job.log}')
+        assert self.process is not None
+        while self.process.poll() is None:
+            time.sleep(POLL)
+            self._count(job)
         status = self.process.returncode
         self.process = None
+        self._count(job)
         if not self.stop_signal:
-            self.progress.drop(total(job) - self._count(job, before))  # of one that failed, or diverged
+            self._drop_rest(job)  # of one that failed, or diverged
         return status
 
     def _made(self, job: Job) -> int | None:
         """Has a job's run made, by this suite or by whoever has its folder; None: it is finished already."""
         while True:
             self._wait_for_others(job)
-            if self.stopping() or is_finished(job):
+            if self.stopping():
+                return None
+            if is_finished(job):
+                self._drop_rest(job)  # another process has made them
                 return None
             self.progress.name(job)
             status = self._run(job)
             if status == 0 or self.stopping() or not _is_in_use(job):
                 return status
 
-    def _count(self, job: Job, before: int) -> int:
-        """Counts the updates that the run has made since there were `before`; how many there are."""
+    def _count(self, job: Job) -> None:
+        """Counts the updates that the run has made since they were counted last."""
         now = done(job)
-        self.progress.update(now - before)
-        return now
+        self.progress.update(now - self.counted[job.name])
+        self.counted[job.name] = now
+
+    def _drop_rest(self, job: Job) -> None:
+        """Counts no more of its updates as those that are to come."""
+        self.progress.drop(total(job) - self.counted[job.name])
+        self.counted[job.name] = total(job)
 
     def _tell(self, job: Job, status: int) -> None:
         words = {0: 'finished', ALL_DIVERGED: 'finished, all of its members diverged'}
@@ -169,7 +177,9 @@ class Suite:
                 try:
                     status = self._made(job)
                 except OSError as error:
-                    self.progress.drop(total(job) - done(job))
+                    if self.process is not None:  # it is this process whose output cannot be written
+                        raise
+                    self._drop_rest(job)
                     self._fail(job, f'failed: {error.filename}: {error.strerror}')
                     continue
                 if self.stopping():
@@ -177,6 +187,8 @@ class Suite:
                 if status is not None:
                     self._tell(job, status)
         finally:
+            if self.process is not None:  # this ends by an error of its own, such as an output that is closed
+                self.process.terminate()
             self.progress.close()
             for number, old in before.items():
                 signal.signal(number, old)
@@ -216,7 +228,11 @@ def require_no_two(jobs: Sequence[Job]) -> None:
 
 def _last_line(path: Path) -> str:
     """The last line that is no blank; of a long log, of its end."""
-    with path.open('rb') as file:
-        file.seek(max(0, path.stat().st_size - 4096))
-        lines = [line.strip() for line in file.read(4096).decode(errors='replace').splitlines() if line.strip()]
+    try:
+        with path.open('rb') as file:
+            file.seek(max(0, path.stat().st_size - 4096))
+            text = file.read(4096).decode(errors='replace')
+    except OSError as error:
+        return f'its log cannot be read: {error.strerror}'
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:200] if lines else 'it printed nothing'

@@ -108,7 +108,8 @@ class Run:
         if self.environment is None or not (options.episodes or self.config.online.steps):
             return None
         make_env = environments.maker(self.environment, self.task, options.trust_environment, options.max_episode_steps)
-        bounded(partial(_check, make_env, dataset), options.timeout)
+        with contextlib.chdir('.'):  # an environment may go elsewhere
+            bounded(partial(_check, make_env, dataset), options.timeout)
         return make_env
 
     def handle_signal(self, number: int, frame: FrameType | None) -> None:
@@ -336,8 +337,9 @@ def run(config: ConfigDict, workdir: str | Path, dataset: Any = None) -> int:
     footprint.check(config)
     if config.online.workers or (config.evaluation.workers and config.evaluation.episodes):
         require_guard()
-    with folder.held(workdir):
-        job = Run(config, workdir, dataset)
+    place = workdir.absolute()  # environments of this process may go elsewhere later, too
+    with folder.held(place):
+        job = Run(config, place, dataset)
         print(f'the run is in {workdir}: the same again resumes it', flush=True)
         with _handled(job.handle_signal):
             return job.go()

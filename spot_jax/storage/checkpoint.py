@@ -32,6 +32,8 @@ def write_atomically(path: Path, data: bytes) -> None:
 def write_together(files: Mapping[Path, bytes]) -> None:
     """Writes files that are whole or absent each; if one cannot be written, none is, and what was there stays.
 
+    But for what can only go wrong once all are written, as a folder that stands in the place of one.
+
     Raises InputError if that fails.
     """
     temporary = {path: path.with_name(f'.{path.name}.tmp') for path in files}
@@ -92,6 +94,11 @@ def read(path: Path) -> dict[str, Any] | None:
         return None
 
 
+def path_of(folder: Path, number: int) -> Path:
+    """The file of a checkpoint."""
+    return folder / f'{number:010d}.msgpack'
+
+
 def save(folder: Path, number: int, tree: Any, keep: int) -> None:
     """Saves a pytree as checkpoint `number`; of those up to it, only the newest `keep` stay.
 
@@ -101,7 +108,7 @@ def save(folder: Path, number: int, tree: Any, keep: int) -> None:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise InputError(f'cannot write {folder}: {error.strerror}') from error
-    path = folder / f'{number:010d}.msgpack'
+    path = path_of(folder, number)
     write(path, tree)
     older = sorted(p for p in folder.glob(NAMES) if p.name <= path.name)
     for old in older[:-keep]:

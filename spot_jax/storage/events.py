@@ -27,8 +27,11 @@ def _scalars(row: Row) -> Iterable[tuple[str, int, float]]:
 class EventWriter:
     """Appends rows of metrics as events to a file of its own; does nothing where TensorBoard is not installed."""
 
-    def __init__(self, folder: Path, before: Sequence[Row]):
-        """`before` are the rows that a resumed run has: later events, of a killed process, are cut off."""
+    def __init__(self, folder: Path, before: Sequence[Row], whole: bool = True):
+        """`before` are the rows that a resumed run has: later events, of a killed process, are cut off.
+
+        None are if the rows are not the `whole`: the events are then the only copy of the others.
+        """
         self._file: Any = None
         if importlib.util.find_spec('tensorboard') is None:
             return
@@ -38,7 +41,8 @@ class EventWriter:
             from tensorboard.summary.writer.record_writer import RecordWriter
 
             folder.mkdir(exist_ok=True)
-            _cut_off(folder, {scalar[:2] for row in before for scalar in _scalars(row)}, Event)
+            if whole:
+                _cut_off(folder, {scalar[:2] for row in before for scalar in _scalars(row)}, Event)
             now = time.time()
             name = f'events.out.tfevents.{now:020.9f}.{os.getpid()}'  # TensorBoard reads them in this order
             self._event, self._scalar_pb = Event, scalar_pb

@@ -25,6 +25,19 @@ class InUseError(InputError):
     """Another process has the folder."""
 
 
+_DESCRIPTORS: set[int] = set()  # of the folders that this process holds
+
+
+def _let_go() -> None:
+    """In a process that was forked: else it would keep the folders of a parent that was killed."""
+    for descriptor in _DESCRIPTORS:
+        os.close(descriptor)
+    _DESCRIPTORS.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 def _lock(workdir: Path) -> int | None:
     """Locks a folder; the file descriptor that holds it, None where the file system has no locks.
 
@@ -62,11 +75,16 @@ def held(workdir: Path) -> Iterator[None]:
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         remove_empty(made)
         raise InputError(f'cannot write in --workdir={workdir}: {getattr(error, "strerror", error)}') from error
+    if descriptor is not None:
+        _DESCRIPTORS.add(descriptor)
     try:
         yield
     finally:
+        if made and [path.name for path in workdir.glob('*')] == ['.lock']:
+            (workdir / '.lock').unlink(missing_ok=True)
         remove_empty(made)
         if descriptor is not None:
+            _DESCRIPTORS.discard(descriptor)
             os.close(descriptor)
 
 
@@ -108,17 +126,25 @@ def restore(workdir: Path, check: Callable[[int, dict[str, Any]], None]) -> dict
 def resume(workdir: Path, check: Callable[[int, dict[str, Any]], None]) -> dict[str, Any] | None:
     """`restore` for a process that goes on to write: also `metrics.csv` has to be as the checkpoint knows it.
 
-    If that file is gone, `metrics_position` is 0 in what is returned. Raises InputError if it is another.
+    If that file is gone, `metrics_position` is 0 in what is returned, and in the checkpoint from then on. Raises
+    InputError if it is another.
     """
     path = workdir / 'metrics.csv'
     for name in FILES:
         if os.path.lexists(workdir / name) and not (workdir / name).is_file():
             raise InputError(f'{workdir / name} is no file: move it away')
     if not path.exists():
-        state = restore(workdir, check)
+        chosen: list[int] = []
+
+        def noted(number: int, state: dict[str, Any]) -> None:
+            check(number, state)
+            chosen.append(number)
+
+        state = restore(workdir, noted)
         if state is not None and state['metrics_position'] > 0:
             print(f'{path} is gone: going on without its rows', file=sys.stderr)
             state |= {'metrics_position': 0, 'metrics_sha256': metrics.EMPTY}
+            checkpoint.write(checkpoint.path_of(workdir / 'checkpoints', chosen[-1]), state)
         return state
     written = checkpoint.read_file(path)
 

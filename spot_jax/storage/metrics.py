@@ -71,6 +71,7 @@ class MetricWriter:
         file cannot be written.
         """
         self._path, self._columns = workdir / 'metrics.csv', list(columns)
+        existed = self._path.exists()
         try:
             self._file = self._path.open('a+b', buffering=0)
             self._file.truncate(position)
@@ -82,7 +83,10 @@ class MetricWriter:
         if position == 0:
             self._append([dict(zip(columns, columns, strict=True))])
         rows: list[Row] = [*parse(before.decode())]
-        makers: list[Callable[[list[Row]], Copy]] = [partial(EventWriter, workdir / 'tensorboard'), *more]
+        makers: list[Callable[[list[Row]], Copy]] = [
+            partial(EventWriter, workdir / 'tensorboard', whole=existed),
+            *more,
+        ]
         self._copies = [make(rows) for make in makers]
 
     def _failure(self, error: OSError) -> InputError:

@@ -50,6 +50,8 @@ class WandbRuns:
 
         With `WANDB_MODE=offline` the runs stay in the folder. Raises InputError if they cannot be begun.
         """
+        here = Path.cwd()
+        shown = str(workdir.relative_to(here) if workdir.is_relative_to(here) else workdir)
         self._written = Counter(int(row['member']) for row in before)
         self._runs: dict[int, Any] = {}
         try:
@@ -60,8 +62,8 @@ class WandbRuns:
                 number = identity['member']
                 self._runs[number] = wandb.init(
                     project=project,
-                    group=str(workdir),
-                    name=f'{workdir}/member_{number}',
+                    group=shown,
+                    name=f'{shown}/member_{number}',
                     id=f'{_id(workdir)}-{number}',
                     config={**config, **identity},
                     dir=workdir,
@@ -94,10 +96,13 @@ class WandbRuns:
             self.close()
 
     def close(self) -> None:
-        """Waits until all is written or sent."""
+        """Waits until all is written or sent; says so if that fails."""
         runs, self._runs = self._runs, {}
-        for run in runs.values():
-            run.finish()
+        for number, run in runs.items():
+            try:
+                run.finish()
+            except Exception as error:  # its own process may be gone, and then it raises anything
+                print(f'Weights & Biases may lack the last of member {number}: {first_line(error)}', file=sys.stderr)
 
 
 def _id(workdir: Path) -> str:

@@ -22,10 +22,14 @@ def require_device() -> None:
         ) from error
 
 
+def num_cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
 def has_one_core() -> bool:
     """Whether programs run on one CPU core, so that what another asks for meanwhile waits until the first has ended."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    return jax.default_backend() == 'cpu' and cores == 1
+    return jax.default_backend() == 'cpu' and num_cores() == 1
 
 
 def keep_compiled() -> None:

@@ -17,6 +17,7 @@ from spot_jax.methods import METHODS, hyperparameters, options, path_of
 from spot_jax.run import config, effects, policy, restore, scoring, training
 from spot_jax.run.build import build
 from spot_jax.run.evaluations import Evaluations
+from spot_jax.run.ring_files import RingFiles
 from spot_jax.run.workdir import policy_shapes, read_run
 from spot_jax.system.errors import InputError
 
@@ -149,7 +150,11 @@ def test_fine_tuning(name, tmp_path):
         'log_interval': 2,
         'checkpoint.interval': 0,
     }
+    if name == 'cql':
+        online |= {'cql.reward_scale': 4.0, 'cql.reward_shift': 0.5}
     assert training.run(small(name, **online), tmp_path) == 0
+    rows = RingFiles(tmp_path / 'ring', read_run(tmp_path)[1]['ring_segments']).load((2, 1), 6, 12).rows
+    assert set(rows[..., 6].ravel().tolist()) == {-2.0 if name == 'cql' else -1.0}  # rewards, as of the data
     results = json.loads((tmp_path / 'results.json').read_text())
     assert [m['gradient_steps'] for m in results['members']] == [10, 10]
     assert all(np.isfinite(m['regret']) for m in results['members'])

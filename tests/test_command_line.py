@@ -70,7 +70,7 @@ def test_a_line_names_the_workdir_once_the_run_begins(monkeypatch, capsys, tmp_p
     assert capsys.readouterr() == ('', 'error: x\n')
     # The repository's own files are found from anywhere; one in the current folder goes first.
     assert cli(['main', '--config=experiments/antmaze.py', '--config.seeds=0,1']) == 0
-    assert ran == [((0, 1), Path('runs/antmaze/umaze'))]
+    assert ran == [((0, 1), tmp_path / 'runs' / 'antmaze' / 'umaze')]
     assert capsys.readouterr().out == 'the run is in runs/antmaze/umaze: the same again resumes it\n'
     (tmp_path / 'experiments').mkdir()
     (tmp_path / 'experiments' / 'antmaze.py').write_text(
